@@ -19,14 +19,15 @@ class CropLEMImageProcessor(ResolvedFromPretrained, BaseImageProcessor):
       "L2A"; `s2_valid` bool (T2, H, W) and `s2_bands` bool (T2, 13), optional;
     - `gsd` in metres (10 if absent).
 
-    A sensor that is None or absent gets no values, not zeros. Values are clipped, standardised and only then set to 0
+    A sensor that is None or absent gets no values, not zeros. Values are standardised, clipped and only then set to 0
     where missing. Samples of different sizes are padded with invalid dates and pixels.
 
     Args:
         s1_mean, s1_std (`list[float]` of 2): statistics of radar in dB. SEN12MS.
         s2_mean, s2_std (`list[float]` of 13): statistics of optics in digital numbers. SSL4EO-S12, L1C.
-        s1_clip, s2_clip (`list[float]` of 2): range outside which values are clipped. VH of dry cropland lies below
-            -25 dB more often than not, so radar keeps everything down to -45 dB.
+        max_deviation (`float`, defaults to 8): standardised values are clipped to plus and minus this. That keeps
+            radar down to -48 dB (VH of dry cropland lies below -25 dB more often than not) and keeps cirrus in B10,
+            whose spread is tiny, from drowning everything else.
     """
 
     model_input_names = ["s1_values", "s1_days", "s1_valid", "s2_values", "s2_days", "s2_valid", "s2_bands", "s2_level", "gsd"]  # noqa: E501, RUF012  # fmt: skip
@@ -68,15 +69,15 @@ class CropLEMImageProcessor(ResolvedFromPretrained, BaseImageProcessor):
             1336.10,
             1136.54,
         ),  # noqa: E501  # fmt: skip
-        s1_clip=(-45.0, 15.0),
-        s2_clip=(0.0, 16000.0),
+        max_deviation=8.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         # Lists, so that the JSON file and a loaded processor compare equal.
         self.s1_bands, self.s2_bands, self.s2_levels = list(s1_bands), list(s2_bands), list(s2_levels)
-        self.s1_mean, self.s1_std, self.s1_clip = list(s1_mean), list(s1_std), list(s1_clip)
-        self.s2_mean, self.s2_std, self.s2_clip = list(s2_mean), list(s2_std), list(s2_clip)
+        self.s1_mean, self.s1_std = list(s1_mean), list(s1_std)
+        self.s2_mean, self.s2_std = list(s2_mean), list(s2_std)
+        self.max_deviation = max_deviation
 
     def __call__(self, samples: Mapping | Sequence[Mapping], *args, **kwargs) -> BatchFeature:
         return self.preprocess(samples, *args, **kwargs)
@@ -156,7 +157,7 @@ class CropLEMImageProcessor(ResolvedFromPretrained, BaseImageProcessor):
 
     def _prepare_sensor(self, sample: Mapping, sensor: str, name: str) -> dict:
         values = np.asarray(sample[sensor])
-        mean, std, clip = (np.asarray(getattr(self, f"{sensor}_{key}"), np.float32) for key in ("mean", "std", "clip"))
+        mean, std = (np.asarray(getattr(self, f"{sensor}_{key}"), np.float32) for key in ("mean", "std"))
         dates = sample.get(f"{sensor}_dates")
         if values.ndim != 4 or values.shape[1] != len(mean):
             raise ValueError(f"{name}: {sensor} must have shape (T, {len(mean)}, H, W), found {values.shape}")
@@ -182,7 +183,8 @@ class CropLEMImageProcessor(ResolvedFromPretrained, BaseImageProcessor):
             raise ValueError(f"{name}: {sensor}_valid must be bool {(len(values), *values.shape[2:])}")
         usable = (finite | ~bands[:, :, None, None]).all(axis=1) & bands.any(axis=1)[:, None, None]
         valid = usable if valid is None else usable & np.asarray(valid, bool)
-        standard = (np.clip(values, *clip, dtype=np.float32) - mean[:, None, None]) / std[:, None, None]
+        standard = (values.astype(np.float32, copy=False) - mean[:, None, None]) / std[:, None, None]
+        standard = np.clip(standard, -self.max_deviation, self.max_deviation)
         part["values"] = np.where(valid[:, None] & bands[:, :, None, None], standard, np.float32(0))
         try:
             part["days"] = np.array([_ordinal(str(date)[:10]) for date in dates], np.int64)
