@@ -1,0 +1,209 @@
+"""The `croplem` command. Every verb imports what it needs when it runs, so that `--help` stays quick."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import CropLEMError, DataError
+
+EXAMPLES = """examples:
+  croplem demo --out croplem-demo
+  croplem embed SEN12MS/ patches.parquet
+  croplem index patches.parquet patches.index
+  croplem similar patches.index --id ROIs1970_fall_139_p839 --images SEN12MS/ --picture similar.png
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line -> exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if args.verbose else logging.WARNING)
+    try:
+        return args.run(args) or 0
+    except CropLEMError as error:
+        if args.debug:
+            raise
+        print(f"croplem {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if args.debug:
+            raise
+        print(f"croplem {args.verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ncroplem {args.verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--verbose", action="store_true", help="say what is loaded and from where")
+    common.add_argument("--debug", action="store_true", help="show the trace of an error")
+    parser = argparse.ArgumentParser(
+        prog="croplem",
+        description="Embeddings of cropland from Sentinel-1 and Sentinel-2.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"croplem_hf {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name, run, text, **kwargs):
+        sub = verbs.add_parser(name, help=text, description=text, parents=[common], **kwargs)
+        sub.set_defaults(run=run)
+        return sub
+
+    embed = verb("embed", _embed, "Embed every patch or series of SRC into the Parquet table OUT; resumes if cut off.")
+    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, or a series table (.parquet)")
+    embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
+    _model_arguments(embed)
+    embed.add_argument("--s2-level", choices=("L1C", "L2A"), help="level of optics, where SRC does not say it")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    index = verb("index", _index, "Build a nearest-neighbour index of an embeddings table.")
+    index.add_argument("embeddings", metavar="EMBEDDINGS", type=Path, help="embeddings table (.parquet)")
+    index.add_argument("out", metavar="OUT", type=Path, help="index folder to write")
+
+    similar = verb("similar", _similar, "Find what is most like one item of an index.")
+    similar.add_argument("index", metavar="INDEX", type=Path, help="folder that `croplem index` wrote")
+    similar.add_argument("--id", required=True, action="append", help="item to start from; may be given several times")
+    similar.add_argument("-k", type=int, default=10, help="how many neighbours (default 10)")
+    similar.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    similar.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
+    similar.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
+
+    info = verb("info", _info, "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.")
+    info.add_argument("path", nargs="?", type=Path, help="an embeddings table, an index or a checkpoint folder")
+
+    demo = verb("demo", _demo, "Generate a sample, embed it, index it and draw what is similar; two minutes.")
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
+    demo.add_argument("--seed", type=int, default=0, help="of the generated sample (default 0)")
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="checkpoint name or folder (default: the packaged croplem/mae-s1s2)")
+    parser.add_argument("--sensors", type=_sensors, help="use only these: s1, s2 or s1,s2")
+    parser.add_argument("--patch-size", type=_patch_size, metavar="P", help="1 to 16 pixels (default: by image size)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
+    parser.add_argument("--no-centre", action="store_true", help="keep the mean embedding of the pretraining data in")
+
+
+def _sensors(text: str) -> list[str]:
+    sensors = text.split(",")
+    if set(sensors) - {"s1", "s2"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not s1, s2 or s1,s2")
+    return sorted(set(sensors))
+
+
+def _patch_size(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 16")
+    return int(text)
+
+
+def _embedder(args: argparse.Namespace):
+    import transformers
+
+    from .embedding import Embedder
+    from .resolver import DEFAULT_CHECKPOINT, packaged_path
+
+    transformers.utils.logging.disable_progress_bar()
+    if args.model is None:
+        # The weights that this version of the library was tested with, with no look at the network.
+        embedder = Embedder.from_pretrained(packaged_path(), device=args.device)
+        embedder.name = DEFAULT_CHECKPOINT
+        return embedder
+    return Embedder.from_pretrained(args.model, device=args.device)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from .data import open_source
+
+    source = open_source(args.src, sensors=args.sensors, s2_level=args.s2_level)
+    table = _embedder(args).embed_source(
+        source, args.out, sensors=args.sensors, patch_size=args.patch_size, centre=not args.no_centre,
+        progress=not args.quiet,
+    )  # fmt: skip
+    print(f"{len(table)} embeddings of {table.vectors.shape[1]} numbers in {args.out}{_skipped(table, args.out)}")
+
+
+def _skipped(table, out: Path) -> str:
+    count = table.info.get("skipped", 0)
+    return f"; {count} items skipped, listed in {out}.skipped.csv" if count else ""
+
+
+def _index(args: argparse.Namespace) -> None:
+    from .index import EmbeddingIndex
+    from .table import read_table
+
+    index = EmbeddingIndex.build(read_table(args.embeddings))
+    index.save(args.out)
+    print(f"{len(index)} embeddings indexed in {args.out}")
+
+
+def _similar(args: argparse.Namespace) -> None:
+    from .index import EmbeddingIndex
+
+    if args.picture and not args.images:
+        raise DataError("--picture needs --images SRC: the index holds no images")
+    index = EmbeddingIndex.load(args.index)
+    found = index.query(ids=args.id, k=args.k)
+    metadata = index.metadata.to_pylist()
+    rows = [
+        {"query": query, "rank": rank, "score": round(float(score), 4), **metadata[row]}
+        for query, line, scores in zip(args.id, found.rows, found.scores, strict=True)
+        for rank, (row, score) in enumerate(zip(line, scores, strict=True), 1)
+    ]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        columns = ["query", "rank", "id", "score", "region", "lon", "lat"]
+        cells = [[_cell(row.get(c)) for c in columns] for row in rows]
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        for line in (columns, *cells):
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    if args.picture:
+        from .data import open_source
+
+        draw_similar(open_source(args.images), args.id, found, args.picture)
+        print(f"picture in {args.picture}", file=sys.stderr)
+
+
+def _cell(value) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def draw_similar(source, queries: list[str], found, path: Path) -> None:
+    """Draw each query with its neighbours (`Neighbours` of `EmbeddingIndex.query`) from the images of `source`."""
+    from .pictures import similar_sheet
+
+    numbers = {name: n for n, name in enumerate(source.ids)}
+    missing = [name for line in (queries, *found.ids) for name in line if name not in numbers]
+    if missing:
+        raise DataError(f"the images hold no {missing[0]!r}; give the folder or table that was embedded")
+    rows = [
+        [(source[numbers[query]], query)]
+        + [(source[numbers[name]], f"{score:.2f} {name}") for name, score in zip(names, scores, strict=True)]
+        for query, names, scores in zip(queries, found.ids, found.scores, strict=True)
+    ]
+    similar_sheet(rows, path)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from .info import describe
+
+    print(json.dumps(describe(args.path), indent=1))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .demo import run_demo
+
+    print(run_demo(args.out, seed=args.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Which local folder a checkpoint's name stands for: a folder, the Hub and its cache, or the packaged checkpoint."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from .errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CHECKPOINT = "croplem/mae-s1s2"
+PROBE_SECONDS = 3.0
+PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md")
+OPTIONS = ("revision", "token", "force_download", "cache_dir", "local_files_only")
+
+
+def packaged_path(name: str = DEFAULT_CHECKPOINT) -> Path:
+    """Folder of a checkpoint that ships with the library.
+
+    Raises:
+        CheckpointError: the library ships no such checkpoint, or the installation lacks it.
+    """
+    package = Path(__file__).parent
+    # A wheel holds hub/ as `croplem_hf._hub`; an editable install finds it beside the package.
+    for root in (package / "_hub", package.parent / "hub"):
+        folder = root / name.rpartition("/")[2]
+        if name == DEFAULT_CHECKPOINT and (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(f"the library ships no checkpoint {name!r}; there is {DEFAULT_CHECKPOINT!r}")
+
+
+def resolve_checkpoint(
+    name: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    force_download: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Folder with all files of a checkpoint, from one source, which is named in the log.
+
+    A local folder is taken as it is. Otherwise the Hub is asked once, for at most three seconds. The packaged copy of
+    `croplem/mae-s1s2` serves where the Hub has no such repository (404), cannot be reached, or offline mode is set and
+    the cache holds nothing; never where access is refused, the Hub fails or a file is damaged, and never where
+    `revision`, a token or `force_download` is given, for then one particular checkpoint was asked for.
+
+    Args:
+        name: a folder, or a repository such as "croplem/mae-s1s2".
+        revision, token, force_download, cache_dir, local_files_only: as in `huggingface_hub.snapshot_download`.
+
+    Raises:
+        CheckpointError: saying what was tried and what to do.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no config.json in this folder; give one that save_pretrained wrote")
+        logger.info("checkpoint %s: local folder", folder)
+        return folder
+    name = str(name)
+    if _looks_like_a_path(name):
+        raise CheckpointError(
+            f"{name}: no such folder; give a folder with config.json, or a name such as {DEFAULT_CHECKPOINT}"
+        )
+
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked_for_one = bool(revision or force_download or isinstance(token, str))
+    options = {"revision": revision, "token": token, "cache_dir": cache_dir, "allow_patterns": list(PATTERNS)}
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    if offline and force_download:
+        raise CheckpointError(f"{name}: force_download needs the network, but offline mode is set")
+    reason = "offline mode is set" if offline else None
+    try:
+        if not offline:
+            reason = _probe(name, revision, token)
+        if reason is None:
+            path = huggingface_hub.snapshot_download(name, force_download=force_download, **options)
+            if not (Path(path) / "config.json").is_file():
+                raise CheckpointError(f"{name}: the repository on the Hub holds no config.json")
+            logger.info("checkpoint %s: Hub, %s", name, path)
+            return Path(path)
+    except HFValidationError as error:
+        raise CheckpointError(f"{name}: neither a folder nor a repository name ({error})") from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{name}: {_explain(error)}") from error
+    except (OSError, ValueError) as error:
+        # A connection that broke after the probe, a full disk, or a file that is not what the Hub announced.
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{name}: the download failed ({error}); try again") from error
+
+    if not (force_download or reason == "no such repository on the Hub (404)"):
+        try:
+            path = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **options))
+            if (path / "config.json").is_file() and list(path.glob("*.safetensors")):
+                logger.info("checkpoint %s: cache, %s (%s)", name, path, reason)
+                return path
+        except LocalEntryNotFoundError:
+            pass
+    if name == DEFAULT_CHECKPOINT and not asked_for_one:
+        path = packaged_path()
+        logger.warning("checkpoint %s: packaged with the library, %s (%s)", name, path, reason)
+        return path
+    remedy = "; the packaged copy serves only without revision, token and force_download"
+    raise CheckpointError(
+        f"{name}: {reason}, and the cache holds no copy" + (remedy if name == DEFAULT_CHECKPOINT else "")
+    )
+
+
+def hook(name: str | os.PathLike, kwargs: dict) -> tuple[str, dict]:
+    """Arguments of a `from_pretrained` -> the local folder, and the arguments that are left."""
+    options = {key: kwargs[key] for key in OPTIONS if kwargs.get(key) is not None}
+    rest = {key: value for key, value in kwargs.items() if key not in OPTIONS}
+    return str(resolve_checkpoint(name, **options)), rest
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+
+
+def _probe(name: str, revision: str | None, token: str | bool | None) -> str | None:
+    """Ask the Hub once whether it has the repository: None if so, else why it cannot serve it.
+
+    Raises:
+        HfHubHTTPError: the Hub answers with anything but success or 404.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the base class of whichever HTTP client it uses
+
+    answer: list[BaseException | None] = []
+
+    def ask():
+        try:
+            HfApi().model_info(name, revision=revision, token=token, timeout=PROBE_SECONDS)
+            answer.append(None)
+        except Exception as error:  # handed to the caller's thread
+            answer.append(error)
+
+    # In a thread, since looking up the host's name knows no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if not answer:
+        return f"the Hub did not answer within {PROBE_SECONDS:g} seconds"
+    error = answer[0]
+    if error is None:
+        return None
+    if isinstance(error, HfHubHTTPError):
+        status = getattr(error.response, "status_code", None)
+        if status == 404 and revision is None:
+            return "no such repository on the Hub (404)"
+        raise error
+    if isinstance(error, (OSError, HTTPError)):
+        return "no connection to the Hub"
+    raise error
+
+
+def _explain(error) -> str:
+    status = getattr(error.response, "status_code", None)
+    if status == 401:
+        return (
+            "the Hub answers 401, which it does for private repositories and for missing ones; log in with "
+            "`hf auth login` or check the name. croplem_hf.packaged_path() holds the checkpoint that ships with the "
+            "library"
+        )
+    if status == 403:
+        return "the Hub refuses access (403); ask the owner for it, or use a token that has it"
+    if status == 404:
+        return f"the Hub has no such file or revision (404): {str(error).splitlines()[0]}"
+    return f"the Hub fails ({status or error}); try again later"
+
+
+__all__ = ["DEFAULT_CHECKPOINT", "hook", "packaged_path", "resolve_checkpoint"]
