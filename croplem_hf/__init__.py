@@ -11,43 +11,23 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data import (
         SEN12MSFolder as SEN12MSFolder,
-    )
-    from .data import (
         SeriesTable as SeriesTable,
-    )
-    from .data import (
         check_sample as check_sample,
-    )
-    from .data import (
         generate_sen12ms as generate_sen12ms,
-    )
-    from .data import (
         make_sample as make_sample,
-    )
-    from .data import (
         open_source as open_source,
     )
     from .embedding import Embedder as Embedder
-    from .errors import CheckpointError as CheckpointError
-    from .errors import CropLEMError as CropLEMError
-    from .errors import DataError as DataError
+    from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
     from .index import EmbeddingIndex as EmbeddingIndex
     from .model import (
         CropLEMConfig as CropLEMConfig,
-    )
-    from .model import (
         CropLEMForPreTraining as CropLEMForPreTraining,
-    )
-    from .model import (
         CropLEMImageProcessor as CropLEMImageProcessor,
-    )
-    from .model import (
         CropLEMModel as CropLEMModel,
     )
-    from .resolver import packaged_path as packaged_path
-    from .resolver import resolve_checkpoint as resolve_checkpoint
-    from .table import EmbeddingsTable as EmbeddingsTable
-    from .table import read_table as read_table
+    from .resolver import packaged_path as packaged_path, resolve_checkpoint as resolve_checkpoint
+    from .table import EmbeddingsTable as EmbeddingsTable, read_table as read_table
 
 _WHERE = {
     "CheckpointError": "errors",

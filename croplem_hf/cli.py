@@ -187,7 +187,7 @@ def draw_similar(source, queries: list[str], found, path: Path) -> None:
         raise DataError(f"the images hold no {missing[0]!r}; give the folder or table that was embedded")
     rows = [
         [(source[numbers[query]], query)]
-        + [(source[numbers[name]], f"{score:.2f} {name}") for name, score in zip(names, scores, strict=True)]
+        + [(source[numbers[name]], f"{score:.3f}\n{name}") for name, score in zip(names, scores, strict=True)]
         for query, names, scores in zip(queries, found.ids, found.scores, strict=True)
     ]
     similar_sheet(rows, path)

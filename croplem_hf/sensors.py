@@ -118,7 +118,7 @@ def s2_to_dn(
     if units == "reflectance":
         if high > 20:
             raise DataError(f"{where}: values up to {high:.4g} are not reflectance 0..1; say units='dn'")
-        return (values * 10000).astype(np.float32)
+        return values.astype(np.float32) * np.float32(10000)
     if high > 65535 or low < -S2_OFFSET:
         raise DataError(f"{where}: values from {low:.4g} to {high:.4g} are not digital numbers 0..10000")
     shift = np.zeros(len(values), np.float32)
@@ -134,11 +134,15 @@ def _has_offset(date: np.ndarray, exists: np.ndarray) -> bool:
     """Whether one date (13, H, W) carries the +1000 offset beyond doubt; zeros and NaN count as missing."""
     if not exists[S2_BANDS.index("B10")]:
         return False
-    values = date[exists].astype(np.float32).reshape(int(exists.sum()), -1)
-    values = np.where(np.isfinite(values) & (values > 0), values, np.inf)
-    lows = values.min(axis=1)
-    b10 = lows[int(exists[: S2_BANDS.index("B10")].sum())]
-    return bool(np.isfinite(b10) and lows.min() >= 900)
+    # B10 alone settles nearly every date, at a thirteenth of the cost.
+    return _lowest(date[S2_BANDS.index("B10")]) >= 900 and _lowest(date[exists]) >= 900
+
+
+def _lowest(values: np.ndarray) -> float:
+    """Smallest value that is neither missing nor 0; -inf where there is none."""
+    values = values[values > 0]
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return float(values.min()) if values.size else -np.inf
 
 
 __all__ = [

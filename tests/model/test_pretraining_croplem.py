@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from croplem_hf import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor, make_sample
 from croplem_hf.model.tokens_croplem import SensorInput, draw_hidden_bands, draw_noise, select_visible, smooth_radar

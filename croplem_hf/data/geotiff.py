@@ -1,0 +1,173 @@
+"""Reading and writing GeoTIFF with errors that name the file and say what is wrong with it."""
+
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.warp
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.transform import Affine
+
+from ..errors import DataError
+
+logger = logging.getLogger(__name__)
+# rasterio repeats GDAL's errors on its loggers; without a handler, Python prints them to stderr next to our exception.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+METRES_PER_DEGREE = 111_320.0
+"""Length of a degree of latitude, and of longitude at the equator (WGS84, to half a percent)."""
+
+# A folder of SEN12MS holds hundreds of patches: GDAL would list it anew for every file it opens.
+_GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RasterInfo:
+    """Where the pixels of a raster lie.
+
+    Attributes:
+        crs: "EPSG:32737" where an authority code is known, else WKT; None if the file has no coordinate system.
+        transform: six numbers (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f, in units of `crs`.
+        nodata: the value of missing pixels, or None.
+        descriptions: one name or None a band.
+        gsd: metres a pixel (geometric mean of width and height), None where `crs` does not tell.
+        lon: longitude of the centre in degrees (WGS84), None where `crs` does not tie it to the Earth.
+        lat: latitude of the centre, likewise.
+    """
+
+    crs: str | None
+    transform: tuple[float, ...]
+    nodata: float | None
+    descriptions: tuple[str | None, ...]
+    gsd: float | None
+    lon: float | None
+    lat: float | None
+
+
+def read_geotiff(path: str | os.PathLike, *, count: int | None = None) -> tuple[np.ndarray, RasterInfo]:
+    """Read all bands of a raster.
+
+    Args:
+        path: the file.
+        count: the number of bands that it must have; None for any.
+
+    Returns:
+        The array (bands, H, W) in the type of the file, and its `RasterInfo`.
+
+    Raises:
+        DataError: no such file, not a raster, cut short or damaged, or another number of bands.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; fetch it again")
+    with rasterio.Env(**_GDAL_OPTIONS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            raster = rasterio.open(path)
+        except RasterioError as error:
+            raise DataError(f"{path}: not a readable raster ({_reason(error)})") from error
+        with raster:
+            if count is not None and raster.count != count:
+                raise DataError(f"{path}: expected {count} bands, found {raster.count}")
+            try:
+                array = raster.read()
+            except RasterioError as error:
+                raise DataError(
+                    f"{path}: the file is cut short or damaged, fetch it again ({_reason(error)})"
+                ) from error
+            return array, _info(raster, path)
+
+
+def write_geotiff(
+    path: str | os.PathLike,
+    array: np.ndarray,
+    *,
+    crs: str | None = None,
+    transform: Sequence[float] | None = None,
+    nodata: float | None = None,
+    descriptions: Sequence[str] | None = None,
+    compress: str | None = None,
+) -> Path:
+    """Write (bands, H, W) as a pixel-interleaved GeoTIFF: aside first, then renamed, so no half file ever shows.
+
+    Args:
+        path: the file; its folder is made.
+        array: (bands, H, W), any type that GeoTIFF holds.
+        crs: "EPSG:32737" or WKT.
+        transform: six numbers as in `RasterInfo`.
+        nodata: the value of missing pixels.
+        descriptions: one name a band.
+        compress: "deflate", "zstd", ... or None.
+
+    Raises:
+        DataError: the array is not (bands, H, W), the names do not fit the bands, or GeoTIFF cannot hold it.
+    """
+    path = Path(path)
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"{path}: a raster to write must be (bands, H, W), found {array.shape}")
+    if descriptions is not None and len(descriptions) != len(array):
+        raise DataError(f"{path}: {len(descriptions)} band names for {len(array)} bands")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    profile = {"driver": "GTiff", "count": len(array), "height": array.shape[1], "width": array.shape[2]}
+    profile |= {"dtype": array.dtype.name, "crs": crs, "nodata": nodata, "interleave": "pixel"}
+    if transform is not None:
+        profile["transform"] = Affine(*transform)
+    if compress is not None:
+        profile["compress"] = compress
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(aside, "w", **profile) as raster:
+                raster.write(array)
+                for band, name in enumerate(descriptions or (), start=1):
+                    raster.set_band_description(band, name)
+        os.replace(aside, path)
+    except (RasterioError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
+    a, b, c, d, e, f = transform = tuple(float(value) for value in raster.transform[:6])
+    crs, gsd, lon, lat = raster.crs, None, None, None
+    if crs:
+        column, row = raster.width / 2, raster.height / 2
+        x, y = a * column + b * row + c, d * column + e * row + f
+        try:
+            (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [x], [y])
+        except (CPLE_BaseError, CRSError, RasterioError) as error:
+            logger.warning("%s: the place of the raster on Earth is unknown (%s)", path, _reason(error))
+        units = None
+        if crs.is_projected:
+            units = crs.linear_units_factor[1] ** 2
+        elif crs.is_geographic and lat is not None:
+            units = METRES_PER_DEGREE**2 * np.cos(np.radians(lat))
+        gsd = None if units is None else float(np.sqrt(abs(a * e - b * d) * units))
+    return RasterInfo(
+        crs=crs.to_string() if crs else None,
+        transform=transform,
+        nodata=raster.nodata,
+        descriptions=raster.descriptions,
+        gsd=gsd,
+        lon=lon,
+        lat=lat,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """GDAL's own words, which rasterio keeps in the cause, on one line."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
+__all__ = ["METRES_PER_DEGREE", "RasterInfo", "read_geotiff", "write_geotiff"]

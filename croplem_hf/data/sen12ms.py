@@ -1,0 +1,253 @@
+"""SEN12MS (Schmitt et al. 2019, doi 10.5194/isprs-annals-IV-2-W7-153-2019): patches of radar, optics and land cover.
+
+A patch is found by its base name, wherever it lies below the folder: the archives unpack to
+`ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif`; `ROIs1158_spring_s1/s1_1/` and `ROIs1158_spring/s1/s1_1/` are
+common too.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..sensors import SENSORS, s1_to_db, s2_to_dn
+from .geotiff import RasterInfo, read_geotiff
+from .sample import Sample, make_sample
+
+logger = logging.getLogger(__name__)
+
+SEASON_DATES = {"winter": "2017-01-15", "spring": "2017-04-15", "summer": "2017-07-15", "fall": "2017-10-15"}
+"""Middle of each three-month window. The seasons run from December 2016 to November 2017 and are those of the northern
+hemisphere wherever the place is."""
+
+HELD_OUT_SCENES = frozenset(
+    f"{season}_{scene}"
+    for season, scenes in {
+        "ROIs1158_spring": (15, 17, 63, 97, 124, 146),
+        "ROIs1868_summer": (15, 19, 43, 72, 79, 104, 131),
+        "ROIs1970_fall": (30, 35, 39, 47, 61, 120, 141, 144),
+        "ROIs2017_winter": (32, 64, 107, 135, 146),
+    }.items()
+    for scene in scenes
+)
+"""The official test scenes, as in the sample's `scene`."""
+
+BAD_PATCHES = frozenset({"ROIs1868_summer_146_p202"})
+"""Documented as damaged: NaN in its radar."""
+
+_PATCH_NAME = re.compile(r"^(ROIs\d+_[a-z]+)_(s1|s2|lc)_(\w+)_p(\d+)\.tif$")
+_PATCH_ID = re.compile(r"^((ROIs\d+_([a-z]+))_(\w+))_p(\d+)$")
+_KINDS = ("s1", "s2", "lc")
+_LAYOUT = "expected files such as ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif (s1, s2 or lc)"
+
+
+class SEN12MSFolder:
+    """The patches of a SEN12MS tree as samples of one date, each with the sensors that lie there.
+
+    Args:
+        root: the folder; subfolders are searched.
+        sensors: which of "s1" and "s2" to read; a patch with none of them is no item.
+        labels: whether to read land cover where there is one: `lc` (4, H, W), uint8 or uint16, bands IGBP, LCCS land
+            cover, land use, surface hydrology.
+        s1_units: "db", "linear" or "auto" (see `s1_to_db`).
+        s2_units: "dn", "reflectance" or "auto" (see `s2_to_dn`).
+        s2_offset: 0, 1000 or "auto" (see `s2_to_dn`).
+        skip: ids left out.
+
+    Attributes:
+        ids: such as "ROIs1158_spring_1_p30", by season, scene and patch; `id.rpartition("_p")[0]` is the scene.
+
+    Raises:
+        DataError: no such folder, no patch in it, no patch of the sensors, or one patch twice.
+    """
+
+    kind = "sen12ms"
+    unit = "patch"
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        *,
+        sensors: Sequence[str] = SENSORS,
+        labels: bool = True,
+        s1_units: str = "auto",
+        s2_units: str = "auto",
+        s2_offset: int | str = "auto",
+        skip: Collection[str] = BAD_PATCHES,
+    ):
+        if not sensors or not set(sensors) <= set(SENSORS):
+            raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
+        self.root = Path(root)
+        self.sensors = tuple(sensors)
+        self.labels = labels
+        self.s1_units = s1_units
+        self.s2_units = s2_units
+        self.s2_offset = s2_offset
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder")
+        self._folders, found = _scan(self.root)
+        if not found:
+            raise DataError(f"{self.root}: no SEN12MS patch in this folder; {_LAYOUT}")
+        wanted = [_KINDS.index(sensor) for sensor in self.sensors]
+        ids = [id for id, row in found.items() if any(row[kind] >= 0 for kind in wanted)]
+        if not ids:
+            kinds = [kind for k, kind in enumerate(_KINDS) if any(row[k] >= 0 for row in found.values())]
+            raise DataError(f"{self.root}: no patch of {' or '.join(self.sensors)} in this folder, only {kinds}")
+        bad = sorted(set(skip).intersection(ids))
+        if bad:
+            logger.warning("%s: leaving out %d patches known as damaged: %s", self.root, len(bad), ", ".join(bad[:5]))
+        self.ids = sorted(set(ids).difference(bad), key=_order)
+        self._rows = np.array([found[id] for id in self.ids], np.int32).reshape(-1, len(_KINDS))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Sample:
+        """Sample `i`.
+
+        Raises:
+            IndexError: past the end.
+            DataError: naming the file: cut short, wrong bands, nothing valid in it, another grid than its partners, or
+                an unknown season. A damaged sensor is never passed over for the other one.
+        """
+        id = self.ids[i]
+        scene, folder, season, _, patch = _PATCH_ID.match(id).groups()
+        date = SEASON_DATES.get(season)
+        paths = self.paths(i)
+        if date is None:
+            raise DataError(
+                f"{next(iter(paths.values()))}: unknown season {season!r}, expected one of {tuple(SEASON_DATES)}"
+            )
+        fields, grids = {}, {}
+        if "s1" in paths:
+            values, grids["s1"] = _read_s1(paths["s1"], self.s1_units)
+            fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
+        if "s2" in paths:
+            values, valid, grids["s2"] = _read_s2(paths["s2"], self.s2_units, self.s2_offset)
+            fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
+        if "lc" in paths:
+            fields["lc"], grids["lc"] = _read_lc(paths["lc"])
+        shapes = {kind: (fields[kind].shape[-2:], info) for kind, info in grids.items()}
+        first, *others = shapes
+        for other in others:
+            _check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
+        info = grids[first]
+        return make_sample(
+            id,
+            gsd=info.gsd or 10.0,
+            season=season,
+            scene=scene,
+            patch=int(patch),
+            lon=info.lon,
+            lat=info.lat,
+            crs=info.crs,
+            transform=info.transform,
+            region=scene,
+            **fields,
+        )
+
+    def paths(self, i: int) -> dict[str, Path]:
+        """The files that make up sample `i`, by "s1", "s2" and "lc"."""
+        _, folder, _, number, patch = _PATCH_ID.match(self.ids[i]).groups()
+        return {
+            kind: Path(self._folders[f], f"{folder}_{kind}_{number}_p{patch}.tif")
+            for kind, f in zip(_KINDS, self._rows[i].tolist(), strict=True)
+            if f >= 0 and (self.labels if kind == "lc" else kind in self.sensors)
+        }
+
+
+def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
+    """One walk -> the folders that hold patches, and per patch id the folder number of its s1, s2 and lc (-1: none)."""
+    folders, found, seen = [], {}, set()
+    stack = [str(root)]
+    while stack:
+        folder = stack.pop()
+        status = os.stat(folder)
+        # Links may lead back up or twice to the same folder.
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        number = len(folders)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                match = _PATCH_NAME.match(entry.name)
+                if match is None:
+                    if entry.is_dir():
+                        stack.append(entry.path)
+                    continue
+                if not entry.is_file():
+                    continue
+                season, kind, scene, patch = match.groups()
+                row = found.setdefault(f"{season}_{scene}_p{patch}", [-1, -1, -1])
+                k = _KINDS.index(kind)
+                if row[k] >= 0:
+                    twin = Path(folders[row[k]], entry.name)
+                    raise DataError(f"the same patch twice: {twin} and {entry.path}; remove one, or open one tree")
+                row[k] = number
+                if number == len(folders):
+                    folders.append(folder)
+    return folders, found
+
+
+def _order(id: str) -> tuple:
+    """Sort key: season, scene and patch, numbers by value."""
+    _, season, _, scene, patch = _PATCH_ID.match(id).groups()
+    return season, (0, int(scene), "") if scene.isdecimal() else (1, 0, scene), int(patch), patch
+
+
+def _read_s1(path: Path, units: str) -> tuple[np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=2)
+    values = values.astype(np.float32)
+    # A single band of exactly 0 dB is a clipped measurement; both at 0 are the fill of the products.
+    missing = (values == 0).all(axis=0)
+    if info.nodata is not None:
+        missing |= (values == np.float32(info.nodata)).any(axis=0)
+    values[:, missing] = np.nan
+    values = s1_to_db(values, units=units, where=str(path))
+    if not np.isfinite(values).all(axis=0).any():
+        raise DataError(f"{path}: no valid radar pixel (all NaN or nodata)")
+    return values[None], info
+
+
+def _read_s2(path: Path, units: str, offset: int | str) -> tuple[np.ndarray, np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=13)
+    valid = values.any(axis=0)
+    if info.nodata is not None:
+        valid &= (values != info.nodata).any(axis=0)
+    if values.dtype.kind == "f":
+        valid &= np.isfinite(values).all(axis=0)
+        values[:, ~valid] = np.nan
+    else:
+        values = np.where(valid, values, 0)
+    if not valid.any():
+        raise DataError(f"{path}: no valid optical pixel (all 0, NaN or nodata)")
+    return s2_to_dn(values[None], units=units, offset=offset, where=str(path)), valid[None], info
+
+
+def _read_lc(path: Path) -> tuple[np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=4)
+    if values.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: land cover must be uint8 or uint16, found {values.dtype}")
+    return values, info
+
+
+def _check_same_grid(path_a: Path, a: tuple, path_b: Path, b: tuple) -> None:
+    (size_a, info_a), (size_b, info_b) = a, b
+    same = size_a == size_b and info_a.crs == info_b.crs
+    if same:
+        ta, tb = (np.array(info.transform).reshape(2, 3) for info in (info_a, info_b))
+        corners = np.array([[0, size_a[1], 0, size_a[1]], [0, 0, size_a[0], size_a[0]], [1, 1, 1, 1]])
+        pixel = np.sqrt(abs(np.linalg.det(ta[:, :2])))
+        same = bool(np.abs((ta - tb) @ corners).max() <= 0.01 * pixel)
+    if not same:
+        raise DataError(
+            f"different grids: {path_a} is {size_a} pixels, {info_a.crs}, {info_a.transform}; "
+            f"{path_b} is {size_b} pixels, {info_b.crs}, {info_b.transform}. Bring both to one grid"
+        )
+
+
+__all__ = ["BAD_PATCHES", "HELD_OUT_SCENES", "SEASON_DATES", "SEN12MSFolder"]

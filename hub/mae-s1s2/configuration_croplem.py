@@ -1,0 +1,107 @@
+"""CropLEM model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTMAEConfig
+
+REMOTE_CODE = {
+    "AutoConfig": "configuration_croplem.CropLEMConfig",
+    "AutoModel": "modeling_croplem.CropLEMModel",
+    "AutoModelForPreTraining": "modeling_croplem.CropLEMForPreTraining",
+    "AutoImageProcessor": "image_processing_croplem.CropLEMImageProcessor",
+}
+
+
+class ResolvedFromPretrained:
+    """`from_pretrained` that asks `resolve`, where one is set, which local folder a name stands for.
+
+    The library sets it, so that configuration, model and processor find one name in one place. Without the library
+    (these files on the Hub) names mean what they always mean.
+    """
+
+    resolve = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        name = pretrained_model_name_or_path
+        if ResolvedFromPretrained.resolve is not None:
+            name, kwargs = ResolvedFromPretrained.resolve(name, kwargs)
+        return super().from_pretrained(name, *args, **kwargs)
+
+
+@strict
+class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
+    r"""
+    Configuration of [`CropLEMModel`] and [`CropLEMForPreTraining`], derived from [`ViTMAEConfig`]; the defaults are
+    those of the checkpoint `croplem/mae-s1s2`. `image_size` and `num_channels` of the parent are not used: any image
+    size works, and the channels follow from the bands.
+
+    Args:
+        patch_size (`int`, *optional*, defaults to 8):
+            Side in pixels of the base grid of projection and decoder. Any patch size from 1 to twice this works at run
+            time with the same weights (FlexiViT, arXiv 2212.08013).
+        train_patch_sizes (`list[int]`, *optional*, defaults to `[1, 2, 4, 8, 16]`):
+            Patch sizes to draw from in pretraining.
+        s1_bands (`list[str]`, *optional*), s2_bands (`list[str]`, *optional*), s2_levels (`list[str]`, *optional*):
+            Names and order of the radar channels, the optical bands and the optical processing levels.
+        mask_ratio (`float`, *optional*, defaults to 0.75):
+            Share of the tokens that pretraining hides.
+        mask_weights (`list[float]`, *optional*, defaults to `[0.4, 0.2, 0.2, 0.2]`):
+            How often each kind of mask is drawn: single tokens, a whole sensor first, whole dates, and the same places
+            through all dates and sensors.
+        band_mask_prob (`float`, *optional*, defaults to 0.5):
+            Share of samples in which bands of the visible tokens are hidden too, and are targets.
+        band_mask_tokens (`int`, *optional*, defaults to 8):
+            Samples of at most this many tokens always have bands hidden: masking tokens alone teaches them little.
+        min_wavelength_m (`float`, *optional*, defaults to 40), max_wavelength_m (`float`, *optional*, defaults to 20480):
+            Range of wavelengths, in metres on the ground, of the sin-cos position of a patch.
+
+    `norm_pix_loss` is refused: a patch of one pixel has no variance, and radar would lose its level.
+    """  # noqa: E501
+
+    model_type = "croplem"
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 512
+    layer_norm_eps: float = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 256
+    patch_size: int | list[int] | tuple[int, int] = 8
+    num_channels: int = 15
+    decoder_hidden_size: int = 128
+    decoder_num_hidden_layers: int = 2
+    decoder_num_attention_heads: int = 4
+    decoder_intermediate_size: int = 512
+    train_patch_sizes: list[int] | tuple[int, ...] = (1, 2, 4, 8, 16)
+    s1_bands: list[str] | tuple[str, ...] = ("VV", "VH")
+    s2_bands: list[str] | tuple[str, ...] = (
+        "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12",
+    )  # fmt: skip
+    s2_levels: list[str] | tuple[str, ...] = ("L1C", "L2A")
+    mask_weights: list[float] | tuple[float, ...] = (0.4, 0.2, 0.2, 0.2)
+    band_mask_prob: float = 0.5
+    band_mask_tokens: int = 8
+    min_wavelength_m: float = 40.0
+    max_wavelength_m: float = 20480.0
+
+    def __post_init__(self, **kwargs):
+        # A checkpoint of either class names every class, so that AutoModel finds the encoder of a pretraining model.
+        kwargs["auto_map"] = REMOTE_CODE | (kwargs.get("auto_map") or {})
+        super().__post_init__(**kwargs)
+        if self.norm_pix_loss:
+            raise ValueError("norm_pix_loss=True is not supported: at patch size 1 it destroys radar; leave it False")
+        if not isinstance(self.patch_size, int):
+            raise ValueError(f"patch_size must be one integer, found {self.patch_size!r}")
+        for name in ("hidden_size", "decoder_hidden_size"):
+            if getattr(self, name) % 16:
+                raise ValueError(f"{name} must be divisible by 16 (position layout), found {getattr(self, name)}")
+        bad = [p for p in self.train_patch_sizes if not 1 <= p <= 2 * self.patch_size]
+        if bad:
+            raise ValueError(f"train_patch_sizes must lie in 1..{2 * self.patch_size}, found {bad}")
+        if len(self.mask_weights) != 4 or min(self.mask_weights) < 0 or sum(self.mask_weights) <= 0:
+            raise ValueError(f"mask_weights must be four weights of at least 0, found {self.mask_weights}")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
+
+
+__all__ = ["CropLEMConfig", "ResolvedFromPretrained"]

@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests: the real data where there is some, and a small invented SEN12MS tree."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Readers touch files, and test machines are shared: time says nothing about a single example.
+settings.register_profile("croplem", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("croplem")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of small real data sets: CROPLEM_REAL_DATA, else ../shared/data/real next to the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+    folder = Path(os.environ.get("CROPLEM_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set CROPLEM_REAL_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sen12ms_tree(tmp_path_factory) -> Path:
+    """Invented SEN12MS tree of four scenes with six patches of 64 px; read only."""
+    from croplem_hf.data import generate_sen12ms
+
+    return generate_sen12ms(tmp_path_factory.mktemp("sen12ms"), size=64)

@@ -1,0 +1,97 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from croplem_hf.data import SEN12MSFolder, generate_sen12ms
+from croplem_hf.data.synthetic import PLACES
+from croplem_hf.errors import DataError
+from croplem_hf.sensors import S2_BANDS
+
+
+def digest(root):
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_tree_is_read_as_sen12ms(sen12ms_tree):
+    source = SEN12MSFolder(sen12ms_tree)
+    assert len(source) == 24
+    assert (sen12ms_tree / "ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif").is_file()
+    pairs = {(sample["s1"] is not None, sample["s2"] is not None) for sample in source}
+    assert pairs == {(True, True), (True, False), (False, True)}
+    samples = list(source)
+    assert all(sample["lc"].dtype == np.uint8 and sample["lc"].shape == (4, 64, 64) for sample in samples)
+    lats = np.array([sample["lat"] for sample in samples])
+    assert (lats < 0).any() and (lats > 0).any() and len({sample["crs"] for sample in samples}) == 4
+    assert all(sample["transform"][2] % 10 for sample in samples)
+
+
+def test_neighbours_show_the_same_ground(sen12ms_tree):
+    source = SEN12MSFolder(sen12ms_tree)
+    left, right = (source[source.ids.index(f"ROIs1158_spring_1_p{p}")] for p in (30, 31))
+    for kind in ("s1", "s2", "lc"):
+        assert np.array_equal(left[kind][..., 32:], right[kind][..., :32])
+    assert right["transform"][2] - left["transform"][2] == 320
+    below = source[source.ids.index("ROIs1158_spring_1_p59")]
+    assert np.array_equal(left["s1"][..., 32:, :], below["s1"][..., :32, :])
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    options = {"scenes": ["iran"], "patches_per_scene": 1, "size": 32}
+    first, again = (digest(generate_sen12ms(tmp_path / name, seed=3, **options)) for name in "ab")
+    other = digest(generate_sen12ms(tmp_path / "c", seed=4, **options))
+    assert first == again and first.keys() == other.keys() and first != other
+
+
+def test_values_are_those_of_the_sensors(tmp_path):
+    generate_sen12ms(tmp_path, scenes=len(PLACES), patches_per_scene=1)
+    samples = list(SEN12MSFolder(tmp_path))
+    assert len(samples) == len(PLACES)
+    codes = set()
+    for sample in samples:
+        s1, s2 = sample["s1"][0], sample["s2"][0].astype(float)
+        assert -17 < s1[0].mean() < -7 and 4 < (s1[0] - s1[1]).mean() < 10 and s1.min() > -50 and s1.max() < 20
+        assert 900 < s2[S2_BANDS.index("B02")].mean() < 2000 and s2[S2_BANDS.index("B10")].mean() < 40
+        ndvi = (s2[7] - s2[3]) / (s2[7] + s2[3])
+        assert ndvi.std() > 0.08, "fields, woods and water differ"
+        codes |= set(np.unique(sample["lc"][0]).tolist())
+    assert {4, 10, 12, 13, 14} <= codes <= {4, 10, 12, 13, 14, 16, 17}
+
+
+def test_crops_follow_the_hemisphere(tmp_path):
+    generate_sen12ms(tmp_path, scenes=["brazil", "france"], patches_per_scene=1)
+    green = {}
+    for sample in SEN12MSFolder(tmp_path):
+        s2 = sample["s2"][0].astype(float)
+        green[sample["season"]] = ((s2[7] - s2[3]) / (s2[7] + s2[3]))[sample["lc"][0] == 12].mean()
+    # January is summer in Brazil, October is after the harvest in France.
+    assert green["winter"] > green["fall"]
+
+
+def test_a_planted_defect_is_one_file_that_fails_by_name(tmp_path):
+    generate_sen12ms(tmp_path, scenes=1, patches_per_scene=2, size=64, defects=True)
+    source, failed = SEN12MSFolder(tmp_path), []
+    for i in range(len(source)):
+        try:
+            source[i]
+        except DataError as error:
+            failed.append(str(error))
+    assert len(failed) == 1 and "_s2_" in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"scenes": ["atlantis"]}, "unknown places .*atlantis"),
+        ({"scenes": []}, "unknown places"),
+        ({"scenes": 0}, "scenes must be 1 to"),
+        ({"scenes": 99}, "scenes must be 1 to"),
+        ({"size": 63}, "size must be even"),
+        ({"patches_per_scene": 0}, "patches at least 1"),
+    ],
+)
+def test_impossible_requests_are_refused(tmp_path, options, text):
+    with pytest.raises(DataError, match=text):
+        generate_sen12ms(tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
