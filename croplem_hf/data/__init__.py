@@ -13,6 +13,7 @@ from .sample import check_sample, make_sample
 _LAZY = {
     "SEN12MSFolder": "sen12ms",
     "SeriesTable": "series",
+    "generate_scene": "synthetic",
     "generate_sen12ms": "synthetic",
 }
 
@@ -65,4 +66,6 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["SEN12MSFolder", "SeriesTable", "check_sample", "generate_sen12ms", "make_sample", "open_source"]
+__all__ = [
+    "SEN12MSFolder", "SeriesTable", "check_sample", "generate_scene", "generate_sen12ms", "make_sample", "open_source",
+]  # fmt: skip

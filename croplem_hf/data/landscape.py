@@ -23,6 +23,8 @@ _OPTICS = {
     "roof": (1600, 1480, 1470, 1560, 1650, 1780, 1880, 1980, 2020, 700, 20, 2250, 2000),
     "street": (1560, 1400, 1330, 1340, 1390, 1440, 1500, 1560, 1570, 540, 17, 1650, 1480),
 }
+# A thick water cloud with some cirrus above it.
+_CLOUD = (5600, 5400, 5200, 5300, 5500, 5700, 5900, 5900, 6100, 2600, 160, 4300, 3200)
 _RADAR = {
     "forest": (-8.0, -13.5), "conifer": (-8.8, -14.3), "grass": (-12.5, -18.8), "dry grass": (-12.8, -20.0),
     "soil": (-12.5, -20.5), "crop": (-9.5, -15.0), "stubble": (-12.0, -19.5), "desert": (-15.0, -24.0),
@@ -95,8 +97,21 @@ PLACES = {
 }
 
 
-def make_scene(place: Place, shape: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One place as {"s1": float32 (2, H, W) in dB, "s2": uint16 (13, H, W), "lc": uint8 (4, H, W)}."""
+def make_scene(
+    place: Place, shape: tuple[int, int], rng: np.random.Generator, *, clouds: float = 0.0
+) -> dict[str, np.ndarray]:
+    """One place as its sensors see it, and what is really there.
+
+    Args:
+        place: the landscape.
+        shape: (H, W) in pixels of 10 m.
+        rng: of all that is random.
+        clouds: share of the optical pixels under cloud, 0..1; their shadows fall beside them.
+
+    Returns:
+        "s1" float32 (2, H, W) in dB; "s2" uint16 (13, H, W); "lc" uint8 (4, H, W), the coarse land cover; "cropland"
+        uint8 (1, H, W), 1 on every pixel of cropland, the field borders included.
+    """
     # Patches of 64 px would see a corner of one field: the landscape is drawn at least 256 px wide and cut.
     full = tuple(max(side, 256) for side in shape)
     surface = _landscape(place, full, rng)
@@ -127,6 +142,8 @@ def make_scene(place: Place, shape: tuple[int, int], rng: np.random.Generator) -
     broad = 0.05 * _noise(full, 90, rng) * ~np.isin(cover, [_SURFACES.index("water"), _SURFACES.index("river")])
     s2 *= 1 + (grain * _noise(full, 1.2, rng) + broad)[..., None] * tint
     s2 = np.stack([_native(s2[..., b], step, rng) for b, step in enumerate((6, 1, 1, 1, 2, 2, 2, 1, 2, 6, 6, 2, 2))])
+    if clouds > 0:
+        s2 = _with_clouds(s2, clouds, rng)
     # The buildings of a town shine in radar only where their walls face the satellite.
     s1 += (3.0 * (cover == _SURFACES.index("roof")) * _noise(full, 1.5, rng) + 0.6 * _noise(full, 25, rng))[..., None]
     s1 = np.moveaxis(s1, -1, 0) + 10 * np.log10(np.maximum(_speckle(full, rng), 1e-3))
@@ -136,6 +153,7 @@ def make_scene(place: Place, shape: tuple[int, int], rng: np.random.Generator) -
         "s1": s1.astype(np.float32)[cut],
         "s2": np.clip(np.rint(s2), 1, 16000).astype(np.uint16)[cut],
         "lc": lc[cut],
+        "cropland": (surface == _CROPLAND).astype(np.uint8)[None][cut],
     }
 
 
@@ -240,6 +258,15 @@ def _land_cover(surface: np.ndarray) -> np.ndarray:
     return np.moveaxis(table[igbp], -1, 0)
 
 
+def _with_clouds(s2: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """(13, H, W) with clouds of ragged edges over `share` of it, and their shadows to the north-west."""
+    field = _noise(s2.shape[1:], 22, rng) + 0.25 * _noise(s2.shape[1:], 5, rng)
+    thick = np.clip((field - np.quantile(field, 1 - share)) / 0.5, 0, 1)
+    shade = np.roll(thick, (-14, -10), axis=(0, 1)) * (1 - thick)
+    cloud = np.array(_CLOUD, np.float32)[:, None, None] * (1 + 0.12 * _noise(s2.shape[1:], 9, rng))
+    return s2 * (1 - 0.5 * shade) * (1 - thick) + cloud * thick
+
+
 def _native(band: np.ndarray, step: int, rng: np.random.Generator) -> np.ndarray:
     """A band at its own resolution of `step` x 10 m, repeated to 10 m, with sensor noise."""
     shape = band.shape
@@ -260,7 +287,7 @@ def _noise(shape: tuple[int, int], scale: float, rng: np.random.Generator) -> np
 
 
 def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Factors (2, H, W) of mean 1 on power, `_LOOKS` looks; neighbours share it, as the detail is coarser than a pixel."""
+    """Factors (2, H, W) of mean 1 on power, `_LOOKS` looks; neighbours share it: the detail exceeds a pixel."""
     kernel = np.array([0.25, 0.5, 0.25])
     looks = _LOOKS * (kernel**2).sum() ** 2
     power = rng.gamma(looks, 1 / looks, size=(2, shape[0] + 2, shape[1] + 2))

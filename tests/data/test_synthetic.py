@@ -1,10 +1,12 @@
+import csv
 import hashlib
 
 import numpy as np
 import pytest
 
-from croplem_hf.data import SEN12MSFolder, generate_sen12ms
-from croplem_hf.data.synthetic import PLACES
+from croplem_hf.data import SEN12MSFolder, generate_scene, generate_sen12ms
+from croplem_hf.data.geotiff import read_geotiff
+from croplem_hf.data.synthetic import LABELS, PLACES
 from croplem_hf.errors import DataError
 from croplem_hf.sensors import S2_BANDS
 
@@ -57,6 +59,43 @@ def test_values_are_those_of_the_sensors(tmp_path):
         assert ndvi.std() > 0.08, "fields, woods and water differ"
         codes |= set(np.unique(sample["lc"][0]).tolist())
     assert {4, 10, 12, 13, 14} <= codes <= {4, 10, 12, 13, 14, 16, 17}
+
+
+def test_clouds_cover_optics_only_and_as_much_as_asked(tmp_path):
+    roots = [generate_scene(tmp_path / f"{clouds}", "france", size=256, clouds=clouds) for clouds in (0.0, 0.4)]
+    clear, cloudy = (read_geotiff(root / "s2.tif")[0][S2_BANDS.index("B02")] for root in roots)
+    assert (clear > 3000).mean() < 0.01 and 0.2 < (cloudy > 3000).mean() < 0.4
+    assert (cloudy < 0.8 * clear).mean() > 0.02, "shadows"
+    truths = [read_geotiff(root / "cropland.tif")[0] for root in roots]
+    assert np.array_equal(*truths)
+
+
+def test_every_second_scene_has_clouds(tmp_path):
+    options = {"scenes": ["france", "iran", "ukraine", "canada"], "patches_per_scene": 1, "size": 128}
+    clear, cloudy = (SEN12MSFolder(generate_sen12ms(tmp_path / f"{c}", clouds=c, **options)) for c in (0.0, 0.4))
+    assert clear.ids == cloudy.ids
+    same = [np.array_equal(a["s2"], b["s2"]) for a, b in zip(clear, cloudy, strict=True)]
+    assert same.count(True) == 2
+
+
+def test_labels_say_what_covers_most_of_a_patch(tmp_path):
+    root = generate_sen12ms(tmp_path, scenes=["ukraine", "iran"], patches_per_scene=9, size=64)
+    with open(root / "labels.csv", newline="") as handle:
+        labels = {row["id"]: row["label"] for row in csv.DictReader(handle)}
+    assert list(labels) and set(labels) == set(SEN12MSFolder(root).ids)
+    assert set(labels.values()) == set(LABELS)
+
+
+def test_a_scene_is_imagery_with_its_truth(tmp_path):
+    root = generate_scene(tmp_path / "scene", "france", size=96)
+    with open(root / "metadata.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["sensor"] for row in rows] == ["s1", "s2"] and {row["date"] for row in rows} == {"2017-10-15"}
+    (s1, grid), (s2, other), (truth, _) = (read_geotiff(root / name) for name in ("s1.tif", "s2.tif", "cropland.tif"))
+    assert s1.shape == (2, 96, 96) and s2.shape == (13, 96, 96) and truth.shape == (1, 96, 96)
+    assert grid.transform == other.transform and grid.crs == "EPSG:32631" and set(np.unique(truth)) == {0, 1}
+    with pytest.raises(DataError, match="unknown places"):
+        generate_scene(tmp_path / "x", "atlantis")
 
 
 def test_crops_follow_the_hemisphere(tmp_path):
