@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -15,27 +16,42 @@ EXAMPLES = """examples:
   croplem index patches.parquet patches.index
   croplem similar patches.index --id ROIs1970_fall_139_p839 --images SEN12MS/ --picture similar.png
 """
+RESUMABLE = ("embed", "demo")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line -> exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO if args.verbose else logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if args.verbose:
+        logging.getLogger("croplem_hf").setLevel(logging.INFO)
     try:
-        return args.run(args) or 0
-    except CropLEMError as error:
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        # A line of the log goes above a progress bar, not into it.
+        with logging_redirect_tqdm():
+            args.run(args)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (CropLEMError, OSError) as error:
         if args.debug:
             raise
-        print(f"croplem {args.verb}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if args.debug:
-            raise
-        print(f"croplem {args.verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(f"croplem {args.verb}: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ncroplem {args.verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        resumes = "; the same command goes on where it stopped" if args.verb in RESUMABLE else ""
+        print(f"\ncroplem {args.verb}: interrupted{resumes}", file=sys.stderr)
         return 130
+
+
+def _one_line(error: Exception) -> str:
+    if not isinstance(error, CropLEMError) and error.strerror:
+        error = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    embed = verb("embed", _embed, "Embed every patch or series of SRC into the Parquet table OUT; resumes if cut off.")
+    embed = verb(
+        "embed", _embed, "Embed every patch or series of SRC into the Parquet table OUT.",
+        epilog="A run that was cut off goes on where it stopped when the same command is given again. An embeddings "
+        "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
+        "OUT.skipped.csv.",
+    )  # fmt: skip
     embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, or a series table (.parquet)")
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
     _model_arguments(embed)
@@ -106,18 +127,24 @@ def _patch_size(text: str) -> int:
 
 
 def _embedder(args: argparse.Namespace):
-    import transformers
-
     from .embedding import Embedder
     from .resolver import DEFAULT_CHECKPOINT, packaged_path
 
-    transformers.utils.logging.disable_progress_bar()
+    _quiet_transformers()
     if args.model is None:
         # The weights that this version of the library was tested with, with no look at the network.
         embedder = Embedder.from_pretrained(packaged_path(), device=args.device)
         embedder.name = DEFAULT_CHECKPOINT
         return embedder
     return Embedder.from_pretrained(args.model, device=args.device)
+
+
+def _quiet_transformers() -> None:
+    """No bar for a load of milliseconds, and no report of many lines where our own error says it in one."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)
 
 
 def _embed(args: argparse.Namespace) -> None:
@@ -152,25 +179,25 @@ def _similar(args: argparse.Namespace) -> None:
         raise DataError("--picture needs --images SRC: the index holds no images")
     index = EmbeddingIndex.load(args.index)
     found = index.query(ids=args.id, k=args.k)
-    metadata = index.metadata.to_pylist()
+    if args.picture:
+        from .data import open_source
+
+        draw_similar(open_source(args.images), args.id, found, args.picture)
+        print(f"picture in {args.picture}", file=sys.stderr)
+    metadata = iter(index.metadata.take(found.rows.ravel()).to_pylist())
     rows = [
-        {"query": query, "rank": rank, "score": round(float(score), 4), **metadata[row]}
-        for query, line, scores in zip(args.id, found.rows, found.scores, strict=True)
-        for rank, (row, score) in enumerate(zip(line, scores, strict=True), 1)
+        {"query": query, "rank": rank, "score": round(float(score), 4), **next(metadata)}
+        for query, scores in zip(args.id, found.scores, strict=True)
+        for rank, score in enumerate(scores, 1)
     ]
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, default=str))
     else:
         columns = ["query", "rank", "id", "score", "region", "lon", "lat"]
         cells = [[_cell(row.get(c)) for c in columns] for row in rows]
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         for line in (columns, *cells):
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    if args.picture:
-        from .data import open_source
-
-        draw_similar(open_source(args.images), args.id, found, args.picture)
-        print(f"picture in {args.picture}", file=sys.stderr)
 
 
 def _cell(value) -> str:
@@ -202,6 +229,7 @@ def _info(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
+    _quiet_transformers()
     print(run_demo(args.out, seed=args.seed))
 
 

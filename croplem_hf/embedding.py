@@ -3,31 +3,36 @@
 import csv
 import hashlib
 import logging
+import numbers
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from . import __version__
-from .data.sample import METADATA, Sample
-from .errors import CropLEMError, DataError
-from .model import CropLEMImageProcessor, CropLEMModel
+from .data.sample import METADATA, SENSOR_KEYS, Sample
+from .errors import CheckpointError, CropLEMError, DataError
+from .model import CropLEMConfig, CropLEMImageProcessor, CropLEMModel
 from .resolver import DEFAULT_CHECKPOINT, hook
+from .sensors import SENSORS
 from .table import EmbeddingsTable, TableWriter, read_table
 
 logger = logging.getLogger(__name__)
 
 # Larger batches gain nothing on a CPU and a few per cent on a GPU.
 TOKENS_PER_BATCH = 8192
-# Samples that are read before any is embedded; batches never cross such a chunk, so a resumed run repeats them.
+# Samples in memory at once: so many, or those that hold so many values (all bands and dates; 256 MB as float32).
+# Batches never cross such a chunk, and each is a part of an unfinished table: a resumed run repeats the same batches.
 CHUNK = 512
-# No chunk holds more pixels (all bands and dates) than this, about 1 GB of float32.
-CHUNK_VALUES = 2**28
+CHUNK_VALUES = 2**26
+# What a reader was told or found out about its data.
+SOURCE_OPTIONS = ("kind", "s1_units", "s2_units", "s2_offset", "s2_level")
 
 
 def default_patch_size(height: int, width: int) -> int:
@@ -41,7 +46,7 @@ def weights_hash(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -68,8 +73,11 @@ class Embedder:
     ):
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        try:
+            self.device = torch.device(device)
+            self.model = model.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise CheckpointError(f"device {str(device)!r} cannot be used ({_sentence(error)}); try 'cpu'") from error
         self.processor = processor
         self.name = name or "unnamed"
 
@@ -85,13 +93,14 @@ class Embedder:
             kwargs: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it cannot be had.
+            CheckpointError: there is no such checkpoint, it cannot be had, it is damaged, or it lacks weights.
         """
-        folder, rest = hook(str(name), kwargs)
+        folder, rest = hook(name, kwargs)
         if rest:
             raise TypeError(f"unknown arguments {sorted(rest)}")
-        model = CropLEMModel.from_pretrained(folder, dtype=torch.float32)
-        return cls(model, CropLEMImageProcessor.from_pretrained(folder), name=str(name), device=device)
+        model, processor = _load(folder)
+        logger.info("model %s from %s", name, folder)
+        return cls(model, processor, name=str(name), device=device)
 
     @property
     def dim(self) -> int:
@@ -125,15 +134,21 @@ class Embedder:
         """
         if isinstance(samples, Mapping):
             return self.encode([samples], sensors=sensors, patch_size=patch_size, centre=centre)[0]
+        self._check_options(sensors, patch_size)
         out = [np.zeros((0, self.dim), np.float32)]
-        bar = tqdm(unit="samples", disable=not progress)
-        for chunk in _chunks(samples):
-            for sample in chunk:
-                _check_usable(sample, sensors)
-            out.append(self._encode_chunk(chunk, sensors, patch_size, centre))
-            bar.update(len(chunk))
-        bar.close()
+        total = len(samples) if isinstance(samples, Sized) else None
+        with tqdm(total=total, unit="samples", disable=not progress) as bar:
+            for chunk in _chunks(_usable(sample, n, sensors) for n, sample in enumerate(samples)):
+                out.append(self._encode_chunk(chunk, sensors, patch_size, centre))
+                bar.update(len(chunk))
         return np.concatenate(out)
+
+    def _check_options(self, sensors: Sequence[str] | None, patch_size: int | None) -> None:
+        if sensors is not None and (isinstance(sensors, str) or not sensors or set(sensors) - set(SENSORS)):
+            raise DataError(f"sensors must be a list of some of {SENSORS}, or None for both; found {sensors!r}")
+        largest = 2 * self.model.config.patch_size
+        if patch_size is not None and not (isinstance(patch_size, numbers.Integral) and 1 <= patch_size <= largest):
+            raise DataError(f"patch_size must be a whole number from 1 to {largest}, or None; found {patch_size!r}")
 
     def _encode_chunk(
         self, samples: list[Sample], sensors: Sequence[str] | None, patch_size: int | None, centre: bool
@@ -141,10 +156,10 @@ class Embedder:
         """Samples in memory -> (N, D), by buckets of one shape, which need no padding."""
         buckets = defaultdict(list)
         for row, sample in enumerate(samples):
-            s1, s2 = (sample[s] if sensors is None or s in sensors else None for s in ("s1", "s2"))
-            height, width = (s1 if s1 is not None else s2).shape[2:]
-            p = patch_size or default_patch_size(height, width)
-            dates = tuple(0 if x is None else len(x) for x in (s1, s2))
+            arrays = [sample.get(s) if s in (sensors or SENSORS) else None for s in SENSORS]
+            height, width = next(x for x in arrays if x is not None).shape[2:]
+            p = int(patch_size or min(default_patch_size(height, width), 2 * self.model.config.patch_size))
+            dates = tuple(0 if x is None else len(x) for x in arrays)
             buckets[dates, height, width, p].append(row)
         out = np.empty((len(samples), self.dim), np.float32)
         for (dates, height, width, p), rows in buckets.items():
@@ -172,8 +187,9 @@ class Embedder:
             "model": self.name,
             "weights_hash": weights_hash(self.model),
             "processor": processor,
-            "sensors": None if sensors is None else sorted(sensors),
-            "patch_size": patch_size or "auto",
+            # Both sensors asked for by name are no other setting than both by default.
+            "sensors": None if set(sensors or SENSORS) == set(SENSORS) else sorted(sensors),
+            "patch_size": "auto" if patch_size is None else int(patch_size),
             "pooling": "mean of tokens within sensors, then over sensors",
             "centred": centre,
             "unit": unit,
@@ -196,88 +212,135 @@ class Embedder:
         Items that cannot be read are skipped and listed in `OUT.skipped.csv`; no other item is lost.
 
         Args:
-            source: as `croplem_hf.open_source` gives: `ids`, `unit` and items by number.
-            out: Parquet file to write, under its name only when it is whole.
+            source: as `croplem_hf.open_source` gives: `ids`, `kind`, `unit` and items by number.
+            out: Parquet file to write, under its name only when it is whole; replaces an embeddings table.
             sensors, patch_size, centre: as in `encode`.
             progress: show a bar on stderr.
 
         Raises:
-            DataError: not a single item could be embedded.
+            DataError: not a single item could be embedded, or something else than an embeddings table lies at `out`.
             CheckpointError: an unfinished table of other settings lies at `out`.
         """
+        self._check_options(sensors, patch_size)
         out = Path(out)
-        writer = TableWriter(
-            out, self.info(source.unit, sensors=sensors, patch_size=patch_size, centre=centre), source.ids
-        )
-        skipped_file = out.with_name(out.name + ".skipped.csv")
-        bar = tqdm(total=len(source), unit="samples", disable=not progress, desc=f"embedding {source.kind}")
-        for start, stop in writer.chunks(CHUNK):
-            chunk, done, skipped = [], [], []
-            values = 0
-
-            def flush(chunk=chunk, done=done):
-                if chunk:
-                    done.append((self._encode_chunk(chunk, sensors, patch_size, centre), [_row(s) for s in chunk]))
-                    chunk.clear()
-
-            for number in range(start, stop):
-                try:
-                    sample = source[number]
-                    _check_usable(sample, sensors)
-                except CropLEMError as error:
-                    skipped.append((source.ids[number], str(error)))
-                    continue
-                chunk.append(sample)
-                values += sum(np.size(sample[s]) for s in ("s1", "s2") if sample[s] is not None)
-                if values > CHUNK_VALUES:
-                    flush()
-                    values = 0
-            flush()
-            rows = [row for _, part in done for row in part]
-            writer.add_chunk(start, np.concatenate([v for v, _ in done]) if done else None, rows, skipped)
-            bar.update(stop - start)
-        bar.close()
+        info = self.info(source.unit, sensors=sensors, patch_size=patch_size, centre=centre)
+        info["source"] = {key: getattr(source, key) for key in SOURCE_OPTIONS if hasattr(source, key)}
+        writer = TableWriter(out, info, source.ids)
+        row = 0
+        with tqdm(total=len(source), unit="samples", disable=not progress, desc=f"embedding {source.kind}") as bar:
+            while row < len(source):
+                stop = writer.finished(row)
+                if stop is None:
+                    samples, skipped, stop = _read_chunk(source, row, sensors)
+                    vectors = self._encode_chunk(samples, sensors, patch_size, centre)
+                    writer.add_part(row, stop, vectors, [_row(sample) for sample in samples], skipped)
+                bar.update(stop - row)
+                row = stop
         skipped = writer.skipped()
+        skipped_file = out.with_name(out.name + ".skipped.csv")
+        _write_skipped(skipped_file, skipped)
         if len(skipped) == len(source):
             writer.discard()
-            raise DataError(f"none of {len(source)} items could be embedded; the first: {skipped[0][1]}")
+            raise DataError(
+                f"none of {len(source)} items could be embedded, see {skipped_file}; the first: {skipped[0][1]}"
+                if skipped
+                else "the source holds no items"
+            )
         writer.finish()
-        skipped_file.unlink(missing_ok=True)
         if skipped:
-            partial = skipped_file.with_name(skipped_file.name + ".tmp")
-            with open(partial, "w", newline="") as handle:
-                csv.writer(handle).writerows([("id", "reason"), *skipped])
-            os.replace(partial, skipped_file)
             logger.warning("%d of %d items skipped, listed in %s", len(skipped), len(source), skipped_file)
         return read_table(out)
 
 
+def _load(folder: str) -> tuple[CropLEMModel, CropLEMImageProcessor]:
+    """Encoder and processor of a folder; refused where transformers would go on with random weights."""
+    try:
+        kind = CropLEMConfig.get_config_dict(folder)[0].get("model_type")
+        if kind != CropLEMConfig.model_type:
+            raise ValueError(f"its model_type is {kind!r}, expected {CropLEMConfig.model_type!r}")
+        model, report = CropLEMModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        bad = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+        bad += [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+        if bad:
+            raise ValueError(f"weights are missing, not finite or do not fit its configuration, such as {min(bad)}")
+        return model, CropLEMImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise CheckpointError(f"{folder}: cannot be used as a checkpoint ({_sentence(error)})") from error
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0]
+
+
 def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    samples = iter(samples)
-    while chunk := list(islice(samples, CHUNK)):
+    chunk, values = [], 0
+    for sample in samples:
+        chunk.append(sample)
+        values += _size(sample)
+        if len(chunk) == CHUNK or values >= CHUNK_VALUES:
+            yield chunk
+            chunk, values = [], 0
+    if chunk:
         yield chunk
 
 
-def _check_usable(sample: Sample, sensors: Sequence[str] | None) -> None:
-    name = sample.get("id")
-    present = [s for s in ("s1", "s2") if sample.get(s) is not None and np.any(sample.get(f"{s}_valid", True))]
-    if not set(present) & set(sensors or ("s1", "s2")):
-        raise DataError(f"{name}: nothing valid in {' or '.join(sensors or ('s1', 's2'))}")
+def _read_chunk(source, start: int, sensors: Sequence[str] | None) -> tuple[list[Sample], list[tuple[str, str]], int]:
+    """Samples of a source from `start` on; (id, reason) of those that cannot be used; where the next chunk begins."""
+    samples, skipped, values, number = [], [], 0, start
+    while number < min(start + CHUNK, len(source)) and values < CHUNK_VALUES:
+        try:
+            samples.append(_usable(source[number], number, sensors))
+            values += _size(samples[-1])
+        except CropLEMError as error:
+            skipped.append((source.ids[number], str(error)))
+        number += 1
+    return samples, skipped, number
+
+
+def _size(sample: Sample) -> int:
+    return sum(np.size(sample[s]) for s in SENSORS if sample.get(s) is not None)
+
+
+def _usable(sample: Sample, number: int, sensors: Sequence[str] | None) -> Sample:
+    """The sample itself, if it is one and has something to embed; the processor checks the rest."""
+    if not isinstance(sample, Mapping):
+        raise DataError(f"sample {number}: must be a dict as make_sample() builds it, found {type(sample).__name__}")
+    name = sample.get("id") or f"sample {number}"
+    wanted = [s for s in sensors or SENSORS if sample.get(s) is not None]
+    for s in wanted:
+        if np.ndim(sample[s]) != 4 or 0 in np.shape(sample[s]):
+            raise DataError(f"{name}: {s} must have shape (T, bands, H, W), found {np.shape(sample[s])}")
+    if not any(np.any(sample.get(f"{s}_valid", True)) for s in wanted):
+        raise DataError(f"{name}: nothing valid in {' or '.join(sensors or SENSORS)}")
+    return sample
 
 
 def _row(sample: Sample) -> dict:
     """Metadata of a sample that become columns: plain values, the dominant land cover, and what was there to embed."""
-    row = {"id": sample["id"], "gsd": sample["gsd"]}
-    row |= {key: sample.get(key) for key in METADATA}
-    known = {"id", "gsd", "lc", *row, *(k for k in sample if k.startswith(("s1", "s2")))}
-    row |= {k: v for k, v in sample.items() if k not in known and isinstance(v, (str, int, float, bool, np.generic))}
+    row = {"id": sample["id"]} | {key: sample.get(key) for key in METADATA}
+    taken = {*row, *SENSOR_KEYS, "lc"}
+    row |= {k: v for k, v in sample.items() if k not in taken and isinstance(v, str | int | float | np.generic | None)}
     row["transform"] = None if sample.get("transform") is None else [float(v) for v in sample["transform"]]
-    row["sensors"] = "+".join(s for s in ("s1", "s2") if sample[s] is not None)
+    row["sensors"] = "+".join(s for s in SENSORS if sample[s] is not None)
+    row["height"], row["width"] = next(sample[s] for s in SENSORS if sample[s] is not None).shape[2:]
     if sample.get("lc") is not None:
         codes, counts = np.unique(sample["lc"][0], return_counts=True)
         row["lc"] = int(codes[counts.argmax()])
         row["lc_share"] = float(counts.max() / counts.sum())
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+
+
+def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    """List of (id, reason); nothing skipped removes an older list."""
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    partial = path.with_name(path.name + ".tmp")
+    with open(partial, "w", newline="") as handle:
+        csv.writer(handle).writerows([("id", "reason"), *skipped])
+    os.replace(partial, path)
 
 
 __all__ = ["Embedder", "default_patch_size", "weights_hash"]

@@ -2,17 +2,18 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 from pathlib import Path
 
 from . import __version__
-from .errors import DataError
+from .errors import CheckpointError, DataError
 from .resolver import DEFAULT_CHECKPOINT, packaged_path
 
 LIBRARIES = ("torch", "transformers", "huggingface_hub", "faiss-cpu", "pyarrow", "rasterio", "numpy")
 
 
-def describe(path: Path | None = None) -> dict:
+def describe(path: str | os.PathLike | None = None) -> dict:
     """Facts as a dict that prints as JSON.
 
     Args:
@@ -29,11 +30,12 @@ def describe(path: Path | None = None) -> dict:
         return {
             "croplem_hf": __version__,
             "python": platform.python_version(),
-            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "libraries": {name: _version(name) for name in LIBRARIES},
             "accelerator": None if accelerator is None else str(accelerator),
             "cpu_threads": torch.get_num_threads(),
             "packaged_checkpoint": {"name": DEFAULT_CHECKPOINT} | _checkpoint(packaged_path()),
         }
+    path = Path(path)
     if (path / "index.json").is_file():
         from .index import EmbeddingIndex
 
@@ -51,8 +53,19 @@ def describe(path: Path | None = None) -> dict:
     raise DataError(f"{path}: no such file or folder")
 
 
+def _version(name: str) -> str | None:
+    """Of an installed distribution; None where another installer calls it by another name, as conda does with faiss."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _checkpoint(folder: Path) -> dict:
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = dict(json.loads((folder / "config.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: config.json is damaged ({error})") from error
     keys = ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "s1_bands", "s2_bands", "s2_levels")
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     return {"folder": str(folder), "weights_bytes": size} | {k: config[k] for k in keys if k in config}

@@ -10,17 +10,21 @@ from .errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 DEFAULT_CHECKPOINT = "croplem/mae-s1s2"
-PROBE_SECONDS = 3.0
+# How long the Hub may take to answer: briefly where a packaged copy can serve, else as long as the stock client waits.
+PROBE_SECONDS, PATIENT_PROBE_SECONDS = 2.0, 10.0
+NOT_FOUND = "no such repository on the Hub (404)"
 PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md")
 OPTIONS = ("revision", "token", "force_download", "cache_dir", "local_files_only")
 
 
 def packaged_path(name: str = DEFAULT_CHECKPOINT) -> Path:
-    """Folder of a checkpoint that ships with the library.
+    """Folder of a checkpoint that ships with the library, which the Auto classes can load from then on.
 
     Raises:
         CheckpointError: the library ships no such checkpoint, or the installation lacks it.
     """
+    from . import model  # noqa: F401  registers the Auto classes
+
     package = Path(__file__).parent
     # A wheel holds hub/ as `croplem_hf._hub`; an editable install finds it beside the package.
     for root in (package / "_hub", package.parent / "hub"):
@@ -41,7 +45,7 @@ def resolve_checkpoint(
 ) -> Path:
     """Folder with all files of a checkpoint, from one source, which is named in the log.
 
-    A local folder is taken as it is. Otherwise the Hub is asked once, for at most three seconds. The packaged copy of
+    A local folder is taken as it is. Otherwise the Hub is asked once, and not for long. The packaged copy of
     `croplem/mae-s1s2` serves where the Hub has no such repository (404), cannot be reached, or offline mode is set and
     the cache holds nothing; never where access is refused, the Hub fails or a file is damaged, and never where
     `revision`, a token or `force_download` is given, for then one particular checkpoint was asked for.
@@ -53,11 +57,11 @@ def resolve_checkpoint(
     Raises:
         CheckpointError: saying what was tried and what to do.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{folder}: no config.json in this folder; give one that save_pretrained wrote")
-        logger.info("checkpoint %s: local folder", folder)
+        logger.debug("checkpoint %s: local folder", folder)
         return folder
     name = str(name)
     if _looks_like_a_path(name):
@@ -67,9 +71,14 @@ def resolve_checkpoint(
 
     import huggingface_hub
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
 
-    asked_for_one = bool(revision or force_download or isinstance(token, str))
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise CheckpointError(f"{name}: neither a folder nor a repository name ({error})") from error
+    packaged_may_serve = name == DEFAULT_CHECKPOINT and not (revision or force_download or token)
     options = {"revision": revision, "token": token, "cache_dir": cache_dir, "allow_patterns": list(PATTERNS)}
     offline = local_files_only or constants.HF_HUB_OFFLINE
     if offline and force_download:
@@ -77,24 +86,23 @@ def resolve_checkpoint(
     reason = "offline mode is set" if offline else None
     try:
         if not offline:
-            reason = _probe(name, revision, token)
+            reason = _probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
         if reason is None:
             path = huggingface_hub.snapshot_download(name, force_download=force_download, **options)
             if not (Path(path) / "config.json").is_file():
                 raise CheckpointError(f"{name}: the repository on the Hub holds no config.json")
             logger.info("checkpoint %s: Hub, %s", name, path)
             return Path(path)
-    except HFValidationError as error:
-        raise CheckpointError(f"{name}: neither a folder nor a repository name ({error})") from error
     except HfHubHTTPError as error:
         raise CheckpointError(f"{name}: {_explain(error)}") from error
-    except (OSError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, HTTPError) as error:
         # A connection that broke after the probe, a full disk, or a file that is not what the Hub announced.
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{name}: the download failed ({error}); try again") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{name}: cannot be had from the Hub ({reason})") from error
 
-    if not (force_download or reason == "no such repository on the Hub (404)"):
+    if not (force_download or reason == NOT_FOUND):
         try:
             path = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **options))
             if (path / "config.json").is_file() and list(path.glob("*.safetensors")):
@@ -102,14 +110,14 @@ def resolve_checkpoint(
                 return path
         except LocalEntryNotFoundError:
             pass
-    if name == DEFAULT_CHECKPOINT and not asked_for_one:
+        reason += ", and the cache holds no whole copy"
+    if packaged_may_serve:
         path = packaged_path()
         logger.warning("checkpoint %s: packaged with the library, %s (%s)", name, path, reason)
         return path
-    remedy = "; the packaged copy serves only without revision, token and force_download"
-    raise CheckpointError(
-        f"{name}: {reason}, and the cache holds no copy" + (remedy if name == DEFAULT_CHECKPOINT else "")
-    )
+    if name == DEFAULT_CHECKPOINT:
+        reason += "; the packaged copy serves only without revision, token and force_download"
+    raise CheckpointError(f"{name}: {reason}")
 
 
 def hook(name: str | os.PathLike, kwargs: dict) -> tuple[str, dict]:
@@ -123,7 +131,7 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
 
 
-def _probe(name: str, revision: str | None, token: str | bool | None) -> str | None:
+def _probe(name: str, revision: str | None, token: str | bool | None, seconds: float) -> str | None:
     """Ask the Hub once whether it has the repository: None if so, else why it cannot serve it.
 
     Raises:
@@ -136,26 +144,26 @@ def _probe(name: str, revision: str | None, token: str | bool | None) -> str | N
 
     def ask():
         try:
-            HfApi().model_info(name, revision=revision, token=token, timeout=PROBE_SECONDS)
+            HfApi().model_info(name, revision=revision, token=token, timeout=2 * seconds)
             answer.append(None)
         except Exception as error:  # handed to the caller's thread
             answer.append(error)
 
-    # In a thread, since looking up the host's name knows no time limit.
+    # In a thread with a limit of its own: looking up the host's name knows none, and the client's is for each step.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS)
+    thread.join(seconds)
     if not answer:
-        return f"the Hub did not answer within {PROBE_SECONDS:g} seconds"
+        return f"the Hub did not answer within {seconds:g} seconds"
     error = answer[0]
     if error is None:
         return None
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", None)
         if status == 404 and revision is None:
-            return "no such repository on the Hub (404)"
+            return NOT_FOUND
         raise error
-    if isinstance(error, (OSError, HTTPError)):
+    if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
         return "no connection to the Hub"
     raise error
 

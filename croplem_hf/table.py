@@ -1,12 +1,13 @@
 """The embeddings table: Parquet of `id`, `embedding` and metadata, that says how its vectors were made."""
 
+import collections
 import dataclasses
 import datetime
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from .errors import CheckpointError, DataError
 KEY = b"croplem"
 SETTINGS = ("weights_hash", "processor", "sensors", "patch_size", "pooling", "centred", "unit")
 """What two tables must share for their vectors to be comparable."""
+ROW_GROUP = 8192
 
 
 @dataclasses.dataclass
@@ -25,8 +27,8 @@ class EmbeddingsTable:
     """Embeddings in memory.
 
     ids: list of str, unique. vectors: float32 (N, D). metadata: the other columns, N rows. info: how the vectors were
-    made (model, weights_hash, processor, sensors, patch_size, pooling, centred, unit, library_version, created, dim,
-    skipped); empty for a foreign table.
+    made (model, weights_hash, processor, sensors, patch_size, pooling, centred, unit, dim, source, library_version,
+    created, skipped); empty for a foreign table.
     """
 
     ids: list[str]
@@ -38,8 +40,8 @@ class EmbeddingsTable:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> "EmbeddingsTable":
-        """The given rows, in the given order."""
-        rows = np.asarray(rows)
+        """The given rows (numbers, or a mask of all rows), in the given order."""
+        rows = np.arange(len(self))[list(rows)]
         ids = [self.ids[row] for row in rows]
         return EmbeddingsTable(ids, self.vectors[rows], self.metadata.take(pa.array(rows)), self.info)
 
@@ -79,16 +81,24 @@ def read_table(path: str | os.PathLike) -> EmbeddingsTable:
             raise DataError(f"{path}: no column {column!r}; found {', '.join(table.column_names)}")
     if len(table) == 0:
         raise DataError(f"{path}: the table has no rows")
+    if pa.types.is_nested(table["id"].type):
+        raise DataError(f"{path}: column 'id' must hold texts or numbers, found {table['id'].type}")
     ids = table["id"].cast(pa.string()).to_pylist()
     if None in ids:
         raise DataError(f"{path}: row {ids.index(None)} has no id")
-    if len(set(ids)) < len(ids):
-        seen = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))
-        raise DataError(f"{path}: id {twice!r} stands in more than one row; ids must be unique")
+    _check_unique(path, ids)
     vectors = _vectors(path, table["embedding"].combine_chunks(), ids)
-    info = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+    try:
+        info = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+    except ValueError as error:
+        raise DataError(f"{path}: the file's metadata {KEY.decode()!r} is not JSON ({error}); embed again") from error
     return EmbeddingsTable(ids, vectors, table.drop_columns(["id", "embedding"]).replace_schema_metadata(None), info)
+
+
+def _check_unique(path: Path, ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        name, times = collections.Counter(ids).most_common(1)[0]
+        raise DataError(f"{path}: id {name!r} stands in {times} rows; ids must be unique")
 
 
 def _vectors(path: Path, column: pa.Array, ids: list[str]) -> np.ndarray:
@@ -106,7 +116,8 @@ def _vectors(path: Path, column: pa.Array, ids: list[str]) -> np.ndarray:
     values = column.flatten()
     if values.null_count:
         raise DataError(f"{path}: column 'embedding' holds empty values")
-    vectors = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(ids), -1)
+    with np.errstate(over="ignore"):  # doubles beyond float32 become infinite and are refused below
+        vectors = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(ids), -1)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise DataError(f"{path}: {len(bad)} embeddings hold NaN or infinite values, the first is {ids[bad[0]]!r}")
@@ -114,34 +125,40 @@ def _vectors(path: Path, column: pa.Array, ids: list[str]) -> np.ndarray:
 
 
 class TableWriter:
-    """Writes an embeddings table in chunks of its source, so that a run that was cut off goes on where it stopped.
+    """Writes an embeddings table in parts of its source, so that a run that was cut off goes on where it stopped.
 
-    Finished chunks lie in the folder `PATH.parts`; `finish` joins them in the order of the source and only then puts
-    the table under its name.
+    Walk the source from row 0: where `finished(row)` gives the end of a part, go on there, else embed some rows and
+    `add_part` them; then `finish`. Parts lie in the folder `PATH.parts`; `finish` joins them in the order of the source
+    and only then puts the table under its name.
 
     Args:
-        path: Parquet file to write.
+        path: Parquet file to write; an embeddings table that is there is replaced by `finish`.
         info: how the vectors are made; `created` and `skipped` are added.
         ids: the ids of the source, in its order.
 
     Raises:
+        DataError: ids repeat, or something else than an embeddings table lies at `path`.
         CheckpointError: an unfinished table of other settings or another source lies at `path`.
     """
 
     def __init__(self, path: str | os.PathLike, info: dict, ids: Sequence[str]):
         self.path = Path(path)
-        if self.path.is_dir():
-            raise DataError(f"{self.path}: is a folder; give the name of a .parquet file")
+        _check_unique(self.path, ids)
+        _check_replaceable(self.path)
         self.parts = self.path.with_name(self.path.name + ".parts")
         self.total = len(ids)
-        manifest = {"info": info, "source": hashlib.sha256("\n".join(ids).encode()).hexdigest(), "rows": len(ids)}
-        manifest = json.loads(json.dumps(manifest))
+        items = hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
+        manifest = json.loads(json.dumps({"info": info, "items": items}))
         self.info = manifest["info"]
         file = self.parts / "manifest.json"
-        if file.exists():
-            found = json.loads(file.read_text())
-            different = [k for k in self.info if found["info"].get(k) != self.info[k]]
-            different += ["the items of the source"] if found["source"] != manifest["source"] else []
+        self._found = {int(part.stem.split("-")[1]): part for part in self.parts.glob("part-*-*.parquet")}
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text())
+                different = [k for k in found["info"] | info if found["info"].get(k) != self.info.get(k)]
+                different += ["the items of the source"] if found["items"] != items else []
+            except (ValueError, KeyError, TypeError):
+                different = ["everything (its manifest.json is damaged)"]
             if different:
                 raise CheckpointError(
                     f"{self.parts} holds an unfinished table that differs in {', '.join(different)}; "
@@ -149,57 +166,70 @@ class TableWriter:
                 )
         else:
             self.parts.mkdir(parents=True, exist_ok=True)
-            _write_text(file, json.dumps(manifest))
+            # Parts without a manifest are what a killed `discard` left behind.
+            while self._found:
+                self._found.popitem()[1].unlink()
+            partial = file.with_suffix(".tmp")
+            partial.write_text(json.dumps(manifest))
+            os.replace(partial, file)
 
-    def chunks(self, size: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of each chunk of the source that is not finished yet."""
-        for start in range(0, self.total, size):
-            if not self._part(start).exists():
-                yield start, min(start + size, self.total)
+    def finished(self, start: int) -> int | None:
+        """Where the part that begins at row `start` of the source ends; None if there is none or it is damaged."""
+        part = self._found.get(start)
+        if part is None:
+            return None
+        try:
+            pq.read_metadata(part)
+        except (pa.ArrowException, OSError):
+            self._found.pop(start).unlink(missing_ok=True)
+            return None
+        return _stop(part)
 
-    def add_chunk(
-        self, start: int, vectors: np.ndarray | None, rows: Sequence[dict], skipped: Sequence[tuple[str, str]]
+    def add_part(
+        self, start: int, stop: int, vectors: np.ndarray, rows: Sequence[dict], skipped: Sequence[tuple[str, str]]
     ) -> None:
-        """Store one chunk.
+        """Store what became of rows `start` to `stop` of the source.
 
         Args:
-            start: where it begins in the source.
-            vectors: float32 (n, D), or None where every item was skipped.
-            rows: n dicts with `id` and metadata: text, numbers, bools, lists of floats or None.
-            skipped: (id, reason) of the items that could not be embedded.
+            start, stop: the rows, `stop` excluded.
+            vectors: float32 (n, D); n may be 0.
+            rows: n dicts with `id` and metadata: text, numbers, bools, lists of floats or None. A column that is named
+                `embedding` gives way to the vectors.
+            skipped: (id, reason) of the other items, which could not be embedded.
         """
         columns = {}
         if rows:
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
-            vectors = np.ascontiguousarray(vectors, np.float32)
-            flat = pa.array(vectors.reshape(-1), pa.float32())
-            columns = {"id": columns.pop("id"), "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])} | columns  # noqa: E501
+            names = ["id", "embedding", *dict.fromkeys(name for row in rows for name in row)]
+            columns = {name: _column([row.get(name) for row in rows]) for name in names}
+            flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = pa.table(columns).replace_schema_metadata({"skipped": json.dumps(list(skipped))})
-        target = self._part(start)
+        target = self.parts / f"part-{start:010d}-{stop:010d}.parquet"
         partial = target.with_suffix(".tmp")
         pq.write_table(table, partial)
         os.replace(partial, target)
+        self._found[start] = target
 
     def skipped(self) -> list[tuple[str, str]]:
         """(id, reason) of all items that could not be embedded, in the order of the source."""
-        return [tuple(s) for part in self._finished() for s in json.loads(pq.read_schema(part).metadata[b"skipped"])]
+        return [tuple(s) for part in self._chain() for s in json.loads(pq.read_schema(part).metadata[b"skipped"])]
 
     def finish(self) -> None:
-        """Join the chunks under the final name and remove the folder of parts. Needs memory for one chunk."""
-        parts = self._finished()
+        """Join the parts under the final name and remove their folder. Needs memory for one row group."""
+        parts = self._chain()
         schema = _unify([s for s in (pq.read_schema(part) for part in parts) if "id" in s.names])
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         info = self.info | {"created": created, "skipped": len(self.skipped())}
         partial = self.path.with_name(self.path.name + ".tmp")
         with pq.ParquetWriter(partial, schema.with_metadata({KEY: json.dumps(info)})) as writer:
+            group = []
             for part in parts:
                 table = pq.read_table(part, partitioning=None)
-                if "id" in table.column_names:
-                    missing = [f for f in schema if f.name not in table.column_names]
-                    for field in missing:
-                        table = table.append_column(field, pa.nulls(len(table), field.type))
-                    writer.write_table(table.select(schema.names).cast(schema))
+                if len(table):
+                    group.append(_conform(table, schema))
+                if part is parts[-1] or sum(map(len, group)) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(group) if group else schema.empty_table())
+                    group = []
         os.replace(partial, self.path)
         self.discard()
 
@@ -207,19 +237,48 @@ class TableWriter:
         """Remove the folder of parts."""
         shutil.rmtree(self.parts)
 
-    def _part(self, start: int) -> Path:
-        return self.parts / f"part-{start:010d}.parquet"
+    def _chain(self) -> list[Path]:
+        """The parts that cover the source, from its first row to its last."""
+        chain, row = [], 0
+        while row < self.total:
+            if row not in self._found:
+                raise CheckpointError(f"{self.parts}: rows from {row} on are missing; run the same command again")
+            chain.append(self._found[row])
+            row = _stop(chain[-1])
+        return chain
 
-    def _finished(self) -> list[Path]:
-        return sorted(self.parts.glob("part-*.parquet"))
+
+def _stop(part: Path) -> int:
+    return int(part.stem.rpartition("-")[2])
 
 
-def _column(name: str, values: list) -> pa.Array:
+def _check_replaceable(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give the name of a .parquet file")
+    if path.exists():
+        try:
+            names = pq.read_schema(path).names
+        except (pa.ArrowException, OSError):
+            names = []
+        if not {"id", "embedding"} <= set(names):
+            raise DataError(f"{path}: exists and is no embeddings table; give another name")
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` in its order and types; those that the part lacks are null."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    # Not safe: integers that no double holds exactly are rounded, not refused.
+    return table.select(schema.names).cast(schema, safe=False)
+
+
+def _column(values: list) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        # Numbers of both kinds become floats, anything else mixed becomes text.
-        if all(v is None or isinstance(v, (int, float)) for v in values):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        # Numbers of both kinds become floats; other mixtures, and integers beyond 64 bits, become text.
+        if all(v is None or isinstance(v, float) or (isinstance(v, int) and abs(v) < 2**63) for v in values):
             return pa.array([None if v is None else float(v) for v in values], pa.float64())
         return pa.array([None if v is None else str(v) for v in values], pa.string())
 
@@ -236,12 +295,6 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
         if pa.types.is_null(types[name]):
             types[name] = pa.string()
     return pa.schema(types)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 __all__ = ["EmbeddingsTable", "TableWriter", "content_hash", "read_table"]

@@ -11,10 +11,12 @@ from .sample import check_sample, make_sample
 
 # Resolved on first use: rasterio and pyarrow take their time to import.
 _LAZY = {
+    "ImageFolder": "folder",
     "SEN12MSFolder": "sen12ms",
     "SeriesTable": "series",
     "generate_scene": "synthetic",
     "generate_sen12ms": "synthetic",
+    "open_scene": "folder",
 }
 
 
@@ -32,7 +34,8 @@ def open_source(
     A bad item raises `DataError` where it is read, so that a caller may report it and go on with the others.
 
     Args:
-        path: a Parquet table of series (`SeriesTable`) or a folder of SEN12MS patches (`SEN12MSFolder`).
+        path: a Parquet table of series (`SeriesTable`), a folder of SEN12MS patches (`SEN12MSFolder`), or a
+            `metadata.csv` of a user's own rasters, or the folder that holds one (`ImageFolder`).
         sensors: which of "s1" and "s2" to read; None for all that are there.
         s2_level: "L1C" or "L2A", for tables that do not say; SEN12MS is L1C.
         s1_units: "db", "linear" or "auto".
@@ -44,9 +47,13 @@ def open_source(
     """
     path = Path(path)
     options = {"s1_units": s1_units, "s2_units": s2_units, "s2_offset": s2_offset}
-    accepted = "accepted are a .parquet table of series and a folder of SEN12MS patches"
+    accepted = "accepted are a .parquet table of series, a folder of SEN12MS patches, and a folder with metadata.csv"
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; {accepted}")
+    if path.name == "metadata.csv" or (path / "metadata.csv").is_file():
+        from .folder import ImageFolder
+
+        return ImageFolder(path, sensors=sensors, s2_level=s2_level, **options)
     if path.is_dir():
         if s2_level not in (None, "L1C"):
             raise DataError(f"{path}: SEN12MS patches are level L1C, not {s2_level!r}; leave s2_level out")
@@ -67,5 +74,6 @@ def __getattr__(name: str):
 
 
 __all__ = [
-    "SEN12MSFolder", "SeriesTable", "check_sample", "generate_scene", "generate_sen12ms", "make_sample", "open_source",
+    "ImageFolder", "SEN12MSFolder", "SeriesTable", "check_sample", "generate_scene", "generate_sen12ms", "make_sample",
+    "open_scene", "open_source",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ METRES_PER_DEGREE = 111_320.0
 """Length of a degree of latitude, and of longitude at the equator (WGS84, to half a percent)."""
 
 # A folder of SEN12MS holds hundreds of patches: GDAL would list it anew for every file it opens.
-_GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +68,12 @@ def read_geotiff(path: str | os.PathLike, *, count: int | None = None) -> tuple[
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; fetch it again")
-    with rasterio.Env(**_GDAL_OPTIONS), warnings.catch_warnings():
+    with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             raster = rasterio.open(path)
         except RasterioError as error:
-            raise DataError(f"{path}: not a readable raster ({_reason(error)})") from error
+            raise DataError(f"{path}: not a readable raster ({reason(error)})") from error
         with raster:
             if count is not None and raster.count != count:
                 raise DataError(f"{path}: expected {count} bands, found {raster.count}")
@@ -81,9 +81,9 @@ def read_geotiff(path: str | os.PathLike, *, count: int | None = None) -> tuple[
                 array = raster.read()
             except RasterioError as error:
                 raise DataError(
-                    f"{path}: the file is cut short or damaged, fetch it again ({_reason(error)})"
+                    f"{path}: the file is cut short or damaged, fetch it again ({reason(error)})"
                 ) from error
-            return array, _info(raster, path)
+            return array, raster_info(raster, path)
 
 
 def write_geotiff(
@@ -132,13 +132,14 @@ def write_geotiff(
                     raster.set_band_description(band, name)
         os.replace(aside, path)
     except (RasterioError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+        raise DataError(f"{path}: cannot be written ({reason(error)})") from error
     finally:
         aside.unlink(missing_ok=True)
     return path
 
 
-def _info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
+def raster_info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
+    """`RasterInfo` of an open raster; `path` for messages."""
     a, b, c, d, e, f = transform = tuple(float(value) for value in raster.transform[:6])
     crs, gsd, lon, lat = raster.crs, None, None, None
     if crs:
@@ -147,7 +148,7 @@ def _info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
         try:
             (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [x], [y])
         except (CPLE_BaseError, CRSError, RasterioError) as error:
-            logger.warning("%s: the place of the raster on Earth is unknown (%s)", path, _reason(error))
+            logger.warning("%s: the place of the raster on Earth is unknown (%s)", path, reason(error))
         units = None
         if crs.is_projected:
             units = crs.linear_units_factor[1] ** 2
@@ -165,9 +166,9 @@ def _info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """GDAL's own words, which rasterio keeps in the cause, on one line."""
     return " ".join(str(error.__cause__ or error).split())
 
 
-__all__ = ["METRES_PER_DEGREE", "RasterInfo", "read_geotiff", "write_geotiff"]
+__all__ = ["GDAL_OPTIONS", "METRES_PER_DEGREE", "RasterInfo", "raster_info", "read_geotiff", "reason", "write_geotiff"]

@@ -1,0 +1,197 @@
+"""A user's own imagery as samples of whole places and as windows; `metadata` describes the table that lists it."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import rasterio.warp
+
+from ..errors import DataError
+from ..sensors import SENSORS
+from .image import Layer, group_images
+from .metadata import RasterRow, read_metadata
+from .sample import Sample, make_sample
+
+logger = logging.getLogger(__name__)
+
+OVERVIEW = 256
+"""Units and offset are decided on this many rows and columns, spread over the whole raster."""
+
+
+class Scene:
+    """One place on one grid, read window by window: memory follows the window, not the scene.
+
+        scene = open_scene("my_place")               # the folder of metadata.csv
+        sample = scene.read(0, 512, 256, 256)
+
+    Args:
+        rows: the lines of one place (`read_metadata`).
+
+    Attributes:
+        id, height, width (pixels), crs, transform (as in `RasterInfo`), gsd (metres), lon, lat, region; `dates`
+        {"s1": [...], "s2": [...]} in order of time, `s2_level`, `s1_kind`, `s1_orbit` (None where dates differ).
+
+    Raises:
+        DataError: naming file and line: missing or damaged, wrong bands, other ground than its partners, one band
+            twice, units or level that cannot be told.
+    """
+
+    def __init__(self, rows: Sequence[RasterRow]):
+        self.id = rows[0].id
+        layers = [Layer.open(row) for row in rows]
+        grid = min(layers, key=lambda layer: abs(np.linalg.det(np.reshape(layer.info.transform, (2, 3))[:, :2])))
+        self.height, self.width = grid.shape
+        self.crs, self.transform = grid.info.crs, grid.info.transform
+        self.lon, self.lat, self.gsd = grid.info.lon, grid.info.lat, grid.info.gsd
+        if self.gsd is None:
+            logger.warning("%s: %s does not tell the size of a pixel in metres; taken as 10 m", self.id, grid.path)
+            self.gsd = 10.0
+        self._images = group_images([layer.fitted(grid) for layer in layers], grid)
+        for image in (image for images in self._images.values() for image in images):
+            image.decide((min(self.height, OVERVIEW), min(self.width, OVERVIEW)))
+        self.dates = {sensor: [image.date for image in images] for sensor, images in self._images.items()}
+        self.region = self._one(rows, "region")
+        self.s1_kind = self._one([row for row in rows if row.sensor == "s1"], "kind")
+        orbits = {row.orbit for row in rows if row.sensor == "s1"}
+        self.s1_orbit = orbits.pop() if len(orbits) == 1 else None
+        levels = {image.level(): image.where for image in self._images["s2"]}
+        if len(levels) > 1:
+            raise DataError(f"{self.id}: optics of both levels, {levels}; give the levels different ids")
+        self.s2_level = next(iter(levels), None)
+
+    def _one(self, rows: Sequence[RasterRow], key: str) -> str | None:
+        values = {getattr(row, key): row.where for row in rows if getattr(row, key)}
+        if len(values) > 1:
+            raise DataError(f"{self.id}: column {key} differs within one place: {values}")
+        return next(iter(values), None)
+
+    def read(self, row: int = 0, column: int = 0, height: int | None = None, width: int | None = None) -> Sample:
+        """The sample of a window, the whole scene by default.
+
+        Raises:
+            DataError: the window leaves the scene, nothing is valid in it, or a file cannot be read.
+        """
+        height, width = (self.height if height is None else height), (self.width if width is None else width)
+        whole = (row, column, height, width) == (0, 0, self.height, self.width)
+        name = self.id if whole else f"{self.id} [{row}:{row + height}, {column}:{column + width}]"
+        a, b, c, d, e, f = self.transform
+        x, y = c + a * column + b * row, f + d * column + e * row
+        lon, lat = self._place(x + (a * width + b * height) / 2, y + (d * width + e * height) / 2)
+        fields = self.arrays(row, column, height, width)
+        return make_sample(
+            name, gsd=self.gsd, **fields, lon=lon, lat=lat, crs=self.crs, transform=(a, b, x, d, e, y),
+            region=self.region,
+        )  # fmt: skip
+
+    def arrays(self, row: int, column: int, height: int, width: int) -> dict:
+        """Keywords of `make_sample` for the sensors of a window, whether or not anything is valid in it.
+
+        `s1` is NaN and `s2` is 0 where a pixel is not valid; bands and dates are the same in every window.
+        """
+        if not (0 <= row and 0 <= column and 0 < height <= self.height - row and 0 < width <= self.width - column):
+            raise DataError(
+                f"{self.id}: window of {height} x {width} pixels at row {row}, column {column} leaves the scene of "
+                f"{self.height} x {self.width}"
+            )
+        fields = {}
+        for sensor, images in self._images.items():
+            if images:
+                parts = [image.measured(lambda layer: layer.window(row, column, height, width)) for image in images]
+                fields[sensor] = np.stack([values for values, _ in parts])
+                fields |= {f"{sensor}_valid": np.stack([valid for _, valid in parts])}
+                fields |= {f"{sensor}_dates": self.dates[sensor]}
+        if "s1" in fields:
+            fields |= {"s1_kind": self.s1_kind, "s1_orbit": self.s1_orbit}
+        if "s2" in fields:
+            fields |= {"s2_level": self.s2_level, "s2_bands": np.stack([image.exists for image in self._images["s2"]])}
+        return fields
+
+    def _place(self, x: float, y: float) -> tuple[float | None, float | None]:
+        if self.lon is None:
+            return None, None
+        (lon,), (lat,) = rasterio.warp.transform(self.crs, "EPSG:4326", [x], [y])
+        return lon, lat
+
+
+class ImageFolder:
+    """The places of a `metadata.csv` as samples, each whole; the layout stands at the head of `metadata`.
+
+    A mistake in the table is refused at once, a raster that cannot be used where its place is read.
+
+    Args:
+        root_or_csv: the table, or the folder that holds it.
+        sensors: which of "s1" and "s2" to read; None for all that are listed. A place with none of them is no item.
+        s2_level, s1_units, s2_units, s2_offset: for lines that leave them empty.
+
+    Attributes:
+        ids: the places, in the order of the table.
+
+    Raises:
+        DataError: see `read_metadata`; or no place has the sensors.
+    """
+
+    kind = "folder"
+    unit = "patch"
+
+    def __init__(
+        self,
+        root_or_csv: str | os.PathLike,
+        *,
+        sensors: Sequence[str] | None = None,
+        s2_level: str | None = None,
+        s1_units: str = "auto",
+        s2_units: str = "auto",
+        s2_offset: int | str = "auto",
+    ):
+        sensors = SENSORS if sensors is None else tuple(sensors)
+        if not sensors or not set(sensors) <= set(SENSORS):
+            raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
+        self.sensors, self.s2_level = sensors, s2_level
+        self.s1_units, self.s2_units, self.s2_offset = s1_units, s2_units, s2_offset
+        places = read_metadata(
+            root_or_csv, s2_level=s2_level, s1_units=s1_units, s2_units=s2_units, s2_offset=s2_offset
+        )
+        places = {id: [row for row in rows if row.sensor in sensors] for id, rows in places.items()}
+        self._places = {id: rows for id, rows in places.items() if rows}
+        if not self._places:
+            raise DataError(f"{root_or_csv}: the table lists no raster of {' or '.join(sensors)}")
+        self.ids = list(self._places)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Sample:
+        """Sample `i`: the whole place.
+
+        Raises:
+            IndexError: past the end.
+            DataError: see `Scene`.
+        """
+        return self.scene(i).read()
+
+    def scene(self, i: int) -> Scene:
+        """Place `i` for reading by windows."""
+        return Scene(self._places[self.ids[i]])
+
+
+def open_scene(root_or_csv: str | os.PathLike, id: str | None = None, **options) -> Scene:
+    """One place of a `metadata.csv` for reading by windows.
+
+    Args:
+        root_or_csv: the table, or the folder that holds it.
+        id: which place; may be left out where there is one only.
+        options: as in `ImageFolder`.
+
+    Raises:
+        DataError: see `ImageFolder` and `Scene`; no such place, or several and none was named.
+    """
+    folder = ImageFolder(root_or_csv, **options)
+    if id is None and len(folder) > 1:
+        raise DataError(f"{root_or_csv}: holds {len(folder)} places, {', '.join(folder.ids[:5])} ...; name one of them")
+    if id is not None and id not in folder.ids:
+        raise DataError(f"{root_or_csv}: no place {id!r}; there are {', '.join(folder.ids[:5])}")
+    return folder.scene(0 if id is None else folder.ids.index(id))
+
+
+__all__ = ["ImageFolder", "Scene", "open_scene"]

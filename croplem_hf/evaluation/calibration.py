@@ -1,0 +1,100 @@
+"""Whether probabilities mean what they say: reliability, expected calibration error, Brier score.
+
+Two classes are judged by the probability of the second; more classes by that of the predicted class ("confidence").
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import brier_score_loss, log_loss
+
+from ..errors import DataError
+
+BINS = 10
+
+
+def reliability(p: np.ndarray, outcome: np.ndarray, *, bins: int = BINS, strategy: str = "width") -> list[dict]:
+    """Predicted against observed frequency, in bins.
+
+    Args:
+        p: float (n,), probabilities.
+        outcome: bool (n,), whether it came true.
+        bins: how many.
+        strategy: "width": bins equally wide; "mass": edges at the quantiles of `p`, equally full as far as ties allow.
+
+    Returns:
+        One dict for each bin that holds rows: `low`, `high` (edges), `n`, `predicted` (mean of p), `observed` (share
+        that came true). A bin holds its upper edge and not its lower one; the first holds both, so 0 and 1 are in.
+
+    Raises:
+        DataError: nothing to judge, probabilities outside 0 to 1, or another strategy.
+    """
+    p, outcome = np.asarray(p, float), np.asarray(outcome, bool)
+    if p.ndim != 1 or p.shape != outcome.shape or len(p) == 0:
+        raise DataError(f"probabilities of shape {p.shape} do not fit outcomes of shape {outcome.shape}, or are none")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise DataError(f"probabilities lie between 0 and 1, found {p[~((p >= 0) & (p <= 1))][0]}")
+    if strategy not in ("width", "mass"):
+        raise DataError(f"strategy is 'width' or 'mass', found {strategy!r}")
+    steps = np.linspace(0, 1, bins + 1)
+    edges = steps if strategy == "width" else np.unique(np.quantile(p, steps))
+    if len(edges) == 1:
+        edges = np.repeat(edges, 2)
+    place = np.searchsorted(edges[1:-1], p)
+    return [
+        {
+            "low": float(edges[k]), "high": float(edges[k + 1]), "n": int(inside.sum()),
+            "predicted": float(p[inside].mean()), "observed": float(outcome[inside].mean()),
+        }
+        for k in range(len(edges) - 1)
+        if (inside := place == k).any()
+    ]  # fmt: skip
+
+
+def calibration_error(points: Sequence[dict]) -> float:
+    """Expected calibration error: mean of |predicted - observed| over the bins of `reliability`, weighted by rows.
+
+    Guo et al. 2017, arXiv 1706.04599. It depends on the number of bins, and is never quite 0 for few rows.
+    """
+    rows = np.array([point["n"] for point in points])
+    gaps = np.array([abs(point["predicted"] - point["observed"]) for point in points])
+    return float((rows * gaps).sum() / rows.sum())
+
+
+def calibration(y: Sequence, proba: np.ndarray, *, bins: int = BINS) -> dict:
+    """All figures of calibration for predictions on rows that were not in training.
+
+    Args:
+        y: (n,) true classes; the columns of `proba` are its sorted classes.
+        proba: float (n, K).
+        bins: of the reliability.
+
+    Returns:
+        `of` (what the probability is of), `n`, `ece` (equally wide bins), `ece_mass` (equally full ones), `brier` and
+        `log_loss` (scikit-learn's, the Brier score of two classes from 0 to 1), `brier_prior` (that of always
+        predicting the shares of the classes) and `points` (`reliability`, equally wide).
+    """
+    names, codes = np.unique(np.asarray(y), return_inverse=True)
+    proba = np.asarray(proba, float)
+    if proba.shape != (len(codes), len(names)):
+        raise DataError(f"{len(codes)} rows of {len(names)} classes do not fit probabilities of shape {proba.shape}")
+    if len(names) == 2:
+        of, p, outcome = str(names[1]), proba[:, 1], codes == 1
+    else:
+        of, p, outcome = "predicted class", proba.max(axis=1), proba.argmax(axis=1) == codes
+    points = reliability(np.clip(p, 0, 1), outcome, bins=bins)
+    prior = np.tile(np.bincount(codes) / len(codes), (len(codes), 1))
+    labels = np.arange(len(names))
+    return {
+        "of": of, "n": len(codes), "ece": calibration_error(points),
+        "ece_mass": calibration_error(reliability(np.clip(p, 0, 1), outcome, bins=bins, strategy="mass")),
+        "brier": _brier(codes, proba, labels), "brier_prior": _brier(codes, prior, labels),
+        "log_loss": float(log_loss(codes, proba, labels=labels)), "points": points,
+    }  # fmt: skip
+
+
+def _brier(codes: np.ndarray, proba: np.ndarray, labels: np.ndarray) -> float:
+    return float(brier_score_loss(codes, proba if len(labels) > 2 else proba[:, 1], labels=labels))
+
+
+__all__ = ["calibration", "calibration_error", "reliability"]

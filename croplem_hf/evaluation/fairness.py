@@ -1,0 +1,272 @@
+"""Scores of predictions, overall and for every region, with intervals over spatial blocks.
+
+Intervals resample whole blocks, because neighbours share their errors, by the Bayesian bootstrap (Rubin 1981): a draw
+gives every block a random weight above zero, so that no draw lacks a rare class. fairlearn's `MetricFrame` resamples
+rows only, so the few sums that are needed stand here in plain numpy.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import DataError
+
+METRICS = ("auc", "balanced_accuracy", "macro_f1", "accuracy")
+LEVEL = 0.95
+BOOTSTRAP = 1_000
+PIECE = 4_000_000
+MIN_BLOCKS = 5
+"""Fewer blocks than this give no interval."""
+MIN_ROWS = 30
+"""Regions with fewer tested rows are listed, and left out of the mean and the worst."""
+
+
+def score(y: Sequence, proba: np.ndarray, classes: Sequence | None = None) -> dict[str, float]:
+    """Scores of predicted probabilities.
+
+    Args:
+        y: (n,) true classes.
+        proba: float (n, K).
+        classes: K, what the columns stand for; the sorted classes of `y` where None.
+
+    Returns:
+        `n`; `auc`: area under the ROC curve of two classes, the mean of one against the rest over the classes that
+        occur for more, NaN where `y` holds one class; `balanced_accuracy`: mean recall of the classes that occur;
+        `macro_f1`: over the classes that occur or are predicted; `accuracy`. As scikit-learn defines them.
+    """
+    codes, proba = _encode(y, proba, classes)
+    values = _from_counts(*_counts(codes, proba.argmax(axis=1), proba.shape[1]))
+    return {"n": len(codes), "auc": float(_auc(codes, proba, np.ones((1, len(codes))))[0])} | {
+        name: float(value) for name, value in values.items()
+    }
+
+
+def score_intervals(
+    y: Sequence,
+    proba: np.ndarray,
+    blocks: Sequence | None = None,
+    *,
+    classes: Sequence | None = None,
+    n_bootstrap: int = BOOTSTRAP,
+    seed: int = 0,
+) -> dict:
+    """`score` with the middle 95 % of what it is over resampled blocks.
+
+    Args:
+        y, proba, classes: as in `score`.
+        blocks: (n,) spatial block of each row; each row its own where None.
+        n_bootstrap: how often to resample; 0 for no intervals.
+        seed: of the resampling.
+
+    Returns:
+        `n`, `blocks` (their number), and for each metric a dict of `value`, `low`, `high`; the bounds are NaN below
+        `MIN_BLOCKS` blocks. The interval says nothing of other places and years.
+    """
+    codes, proba = _encode(y, proba, classes)
+    values = score(codes, proba, range(proba.shape[1]))
+    block = np.arange(len(codes)) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
+    count = int(block.max()) + 1
+    draws: dict[str, list] = {name: [np.array([np.nan])] for name in METRICS}
+    if n_bootstrap and count >= MIN_BLOCKS:
+        rng, found, width = np.random.default_rng(seed), proba.argmax(axis=1), proba.shape[1]
+        parts = [np.zeros((count, width)) for _ in range(3)]
+        np.add.at(parts[0], (block, codes), found == codes)
+        np.add.at(parts[1], (block, codes), 1)
+        np.add.at(parts[2], (block, found), 1)
+        # In pieces, so that memory stays small with many rows.
+        step = max(1, PIECE // len(codes))
+        for start in range(0, n_bootstrap, step):
+            weights = rng.dirichlet(np.ones(count), size=min(step, n_bootstrap - start))
+            drawn = _from_counts(*(weights @ part for part in parts)) | {"auc": _auc(codes, proba, weights[:, block])}
+            for name in METRICS:
+                draws[name].append(drawn[name])
+    return {"n": values["n"], "blocks": count} | {
+        name: {"value": values[name]} | dict(zip(("low", "high"), interval(np.concatenate(draws[name])), strict=True))
+        for name in METRICS
+    }
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """Bounds of the middle 95 % of the draws that are not NaN."""
+    draws = draws[~np.isnan(draws)]
+    if len(draws) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def region_scores(
+    y: Sequence,
+    proba: np.ndarray,
+    regions: Sequence[str],
+    blocks: Sequence | None = None,
+    *,
+    n_bootstrap: int = BOOTSTRAP,
+    seed: int = 0,
+) -> list[dict]:
+    """`score_intervals` of every region, sorted by name: dicts with `region` and what that function gives.
+
+    Args:
+        y: (n,) true classes; the columns of `proba` are its sorted classes.
+        proba: float (n, K), predictions for rows that were not in training.
+        regions: (n,) names.
+        blocks, n_bootstrap, seed: as there.
+    """
+    regions, y, names = np.asarray(regions), np.asarray(y), np.unique(np.asarray(y))
+    rows_of = {str(region): np.flatnonzero(regions == region) for region in np.unique(regions)}
+    return [
+        {"region": region}
+        | score_intervals(
+            y[rows], proba[rows], None if blocks is None else np.asarray(blocks)[rows],
+            classes=names, n_bootstrap=n_bootstrap, seed=seed,
+        )
+        for region, rows in rows_of.items()
+    ]  # fmt: skip
+
+
+def spread(rows: Sequence[dict], metric: str) -> dict:
+    """Mean, worst and spread of one metric over regions.
+
+    Args:
+        rows: what `region_scores` gives.
+        metric: one of `METRICS`.
+
+    Returns:
+        `regions` (how many were judged: `MIN_ROWS` rows, and a value), `mean` (each region counts once), `worst`,
+        `worst_region`, `best`, `best_region`, `gap` (best minus worst), `deviation` (standard deviation).
+    """
+    judged = [row for row in rows if row["n"] >= MIN_ROWS and not np.isnan(row[metric]["value"])]
+    if not judged:
+        return {"regions": 0}
+    values = np.array([row[metric]["value"] for row in judged])
+    worst, best = int(values.argmin()), int(values.argmax())
+    return {
+        "regions": len(judged), "mean": float(values.mean()),
+        "worst": float(values[worst]), "worst_region": judged[worst]["region"],
+        "best": float(values[best]), "best_region": judged[best]["region"],
+        "gap": float(values[best] - values[worst]), "deviation": float(values.std()),
+    }  # fmt: skip
+
+
+def worst_region(
+    y: Sequence,
+    proba: np.ndarray,
+    regions: Sequence[str],
+    blocks: Sequence | None = None,
+    *,
+    metric: str = "balanced_accuracy",
+    n_draws: int = BOOTSTRAP,
+    seed: int = 0,
+) -> dict:
+    """The worst region's score at equal test size, with an interval.
+
+    The smallest of several noisy scores is too small, and the more so the smaller the tests. Here every region gives as
+    many rows as the smallest one has, from blocks drawn with replacement, and the worst of each draw is kept.
+
+    Args:
+        y, proba, regions, blocks: as in `region_scores`.
+        metric: one of `METRICS` except auc.
+        n_draws: how often to draw.
+        seed: of the draws.
+
+    Returns:
+        `value` (mean over draws), `low`, `high`, `size` (rows of each region), `regions` (how many had `MIN_ROWS`).
+    """
+    codes, proba = _encode(y, proba, None)
+    regions, classes = np.asarray(regions), proba.shape[1]
+    found = proba.argmax(axis=1)
+    rows_of = [np.flatnonzero(regions == region) for region in np.unique(regions)]
+    rows_of = [rows for rows in rows_of if len(rows) >= MIN_ROWS]
+    if not rows_of:
+        return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "size": 0, "regions": 0}
+    size = min(map(len, rows_of))
+    blocks_of = []
+    for rows in rows_of:
+        block = np.arange(len(rows)) if blocks is None else np.unique(np.asarray(blocks)[rows], return_inverse=True)[1]
+        blocks_of.append(np.split(rows[np.argsort(block, kind="stable")], np.cumsum(np.bincount(block))[:-1]))
+    rng = np.random.default_rng(seed)
+    worst = np.empty(n_draws)
+    for draw in range(n_draws):
+        values = []
+        for own in blocks_of:
+            drawn = [own[number] for number in rng.integers(len(own), size=size)]
+            enough = int(np.searchsorted(np.cumsum([len(rows) for rows in drawn]), size)) + 1
+            rows = np.concatenate(drawn[:enough])[:size]
+            values.append(float(_from_counts(*_counts(codes[rows], found[rows], classes))[metric]))
+        worst[draw] = min(values)
+    low, high = interval(worst)
+    return {"value": float(worst.mean()), "low": low, "high": high, "size": size, "regions": len(rows_of)}
+
+
+def class_scores(y: Sequence, proba: np.ndarray) -> list[dict]:
+    """For each class: `class`, `n` (true rows), `predicted` (rows), `recall` and `precision` (NaN without rows)."""
+    names = np.unique(np.asarray(y))
+    codes, proba = _encode(y, proba, names)
+    right, true, predicted = _counts(codes, proba.argmax(axis=1), len(names))
+    return [
+        {
+            "class": str(name), "n": int(true[k]), "predicted": int(predicted[k]),
+            "recall": float(_ratio(right, true)[k]), "precision": float(_ratio(right, predicted)[k]),
+        }
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _encode(y: Sequence, proba: np.ndarray, classes: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    y, proba = np.asarray(y), np.asarray(proba, float)
+    names = np.unique(y) if classes is None else np.asarray(classes)
+    if proba.shape != (len(y), len(names)) or len(y) == 0:
+        raise DataError(f"{len(y)} true classes of {len(names)} kinds do not fit probabilities of shape {proba.shape}")
+    if np.isnan(proba).any():
+        raise DataError(f"row {int(np.isnan(proba).any(axis=1).argmax())} has no prediction; leave it out")
+    order = np.argsort(names)
+    places = order[np.minimum(np.searchsorted(names[order], y), len(names) - 1)]
+    if (names[places] != y).any():
+        raise DataError(f"class {y[names[places] != y][0]!r} has no column among the probabilities")
+    return places, proba
+
+
+def _counts(codes: np.ndarray, found: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each class, float (K,): rows found right, true rows, predicted rows."""
+    return tuple(np.bincount(some, minlength=classes).astype(float) for some in (codes[found == codes], codes, found))
+
+
+def _from_counts(right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of counts (..., K)."""
+    return {
+        "balanced_accuracy": _mean(_ratio(right, true)),
+        "macro_f1": _mean(_ratio(2 * right, true + predicted)),
+        "accuracy": _ratio(right.sum(axis=-1), true.sum(axis=-1)),
+    }
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the values that are not NaN."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+
+
+def _auc(codes: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve for rows weighted by each line of weights (B, n) -> (B,)."""
+    columns = [1] if proba.shape[1] == 2 else range(proba.shape[1])
+    areas = []
+    for k in columns:
+        order = np.argsort(proba[:, k], kind="stable")
+        ordered = proba[order, k]
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        positive = codes[order] == k
+        above = np.add.reduceat(weights[:, order] * positive, starts, axis=1)
+        below = np.add.reduceat(weights[:, order] * ~positive, starts, axis=1)
+        # Equal scores count half (Mann-Whitney).
+        pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
+        areas.append(_ratio(pairs, above.sum(axis=1) * below.sum(axis=1)))
+    return _mean(np.stack(areas, axis=-1))
+
+
+__all__ = [
+    "METRICS", "class_scores", "interval", "region_scores", "score", "score_intervals", "spread", "worst_region",
+]  # fmt: skip

@@ -1,0 +1,259 @@
+"""The sections of an evaluation report, from its figures: what was measured, in words, tables and pictures."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+
+from .fairness import METRICS, MIN_ROWS
+from .figures import curve_figure, region_figure, reliability_figure
+from .report import NAMES, key_facts, paragraph, percent, region_table, section, table
+
+MAX_CLASSES = 20
+HEAD_WIDTH = 60
+"""Characters that the headings of a table may have together."""
+HEADLINE = "balanced_accuracy"
+
+
+def pages(figures: Mapping) -> list[str]:
+    """Sections for `write_report`.
+
+    Args:
+        figures: what `evaluate` returns.
+    """
+    sections = [_summary(figures), _transfer(figures), _within(figures)]
+    sections += [_few_shot(figures), _efficiency(figures), _calibration(figures), _method(figures)]
+    return [text for text in sections if text]
+
+
+def _summary(figures: Mapping) -> str:
+    within, transfer = figures["within"], figures["transfer"]
+    facts = {"balanced accuracy where labels are": percent(within["overall"][HEADLINE])}
+    lines = []
+    if transfer:
+        facts["balanced accuracy in regions without labels"] = percent(transfer["overall"][HEADLINE])
+        if transfer["worst_region"]["regions"] > 1:
+            facts["in the worst of them, at equal test size"] = percent(transfer["worst_region"])
+            means = [percent(account["spread"][HEADLINE].get("mean")) for account in (within, transfer)]
+            lines.append(f"Balanced accuracy, mean over regions: {means[0]} with local labels, {means[1]} without.")
+        lines += _unproven(transfer, "Without local labels")
+    else:
+        lines.append(f"Nothing can be said of other regions: {figures['left_out']['transfer']}.")
+    lines += _unproven(within, "With local labels")
+    facts["calibration error (ECE) where labels are"] = percent(within["calibration"]["ece"])
+    majority = within["baselines"]["majority class"]
+    lines.append(
+        f"To judge by: the majority class alone has an accuracy of {percent(majority['accuracy'])} and a macro-F1 of "
+        f"{percent(majority['macro_f1'])} (means over regions); guessing has a balanced accuracy of "
+        f"{percent(_level(figures))}. All figures in percent."
+    )
+    return section("In short", key_facts(facts), *map(paragraph, lines), _data(figures))
+
+
+def _unproven(account: Mapping, words: str) -> list[str]:
+    """Regions whose interval of AUC reaches down to chance."""
+    names = [f"{row['region']} ({row['n']:,} rows)" for row in account["regions"] if row["auc"]["low"] <= 0.5]
+    return [f"{words}, the ranking is not told apart from chance in: {', '.join(names)}."] if names else []
+
+
+def _level(figures: Mapping) -> float:
+    return 1 / len(figures["data"]["classes"])
+
+
+def _data(figures: Mapping) -> str:
+    data = figures["data"]
+    classes = sorted(data["classes"], key=data["classes"].get, reverse=True)
+    widths = accumulate(len(f"class {name}") for name in classes)
+    shown = [name for name, width in zip(classes, widths, strict=True) if width <= HEAD_WIDTH]
+    rest = len(classes) - len(shown)
+    columns = ["Region", *(f"class {name}" for name in shown), *([f"{rest} more classes"] if rest else []), "All"]
+    rows = []
+    for region, counts in data["regions"].items():
+        total = sum(counts.values())
+        listed = [counts[name] for name in shown]
+        rows.append([region, *listed, *([total - sum(listed)] if rest else []), total])
+    return table(columns, rows, caption="Labels by region and class")
+
+
+def _account(figures: Mapping, name: str, caption: str) -> str:
+    account = figures[name]
+    several = len(account["regions"]) > 1
+    means = {}
+    if several:
+        means["mean over regions"] = {metric: account["spread"][metric].get("mean") for metric in METRICS}
+        means["worst region"] = {metric: account["spread"][metric].get("worst") for metric in METRICS}
+    means |= {f"{name}, mean" if several else name: values for name, values in account["baselines"].items()}
+    return region_table(account["regions"], means=means, caption=caption)
+
+
+def _left_out(figures: Mapping, title: str, name: str) -> str:
+    return section(title, paragraph(f"Left out: {figures['left_out'][name]}."))
+
+
+def _equal_size(account: Mapping) -> str:
+    worst = account["worst_region"]
+    if worst["regions"] < 2:
+        return ""
+    return paragraph(
+        f"At equal test size ({worst['size']:,} rows each, of {worst['regions']} regions) the worst region has a "
+        f"balanced accuracy of {percent(worst)}."
+    )
+
+
+def _transfer(figures: Mapping) -> str:
+    if not figures["transfer"]:
+        return _left_out(figures, "Regions without labels", "transfer")
+    picture = region_figure(
+        {"no local labels": figures["transfer"]["regions"], "with local labels": figures["within"]["regions"]},
+        metric=HEADLINE, level=_level(figures), caption="Each region, with 95 % intervals over blocks",
+    )  # fmt: skip
+    return section(
+        "Regions without labels",
+        paragraph(
+            "Each region is predicted by a head that was trained on all other regions. This is what to expect where "
+            "nobody has labelled yet."
+        ),
+        picture,
+        _account(figures, "transfer", "Percent, with 95 % intervals over resampled blocks"),
+        _equal_size(figures["transfer"]),
+    )
+
+
+def _within(figures: Mapping) -> str:
+    blocks = figures["settings"]["block"]
+    split = (
+        f"No spatial block (column {blocks}) is on both sides of a split."
+        if blocks
+        else "The table has no column of spatial blocks: rows are split one by one, and where neighbours are alike "
+        "these figures are too good."
+    )
+    found = sorted(figures["within"]["classes"], key=lambda row: -row["n"])
+    classes = [
+        [row["class"], row["n"], row["predicted"], percent(row["recall"]), percent(row["precision"])]
+        for row in found[:MAX_CLASSES]
+    ]
+    caption = "By class" if len(found) == len(classes) else f"The {MAX_CLASSES} most common of {len(found)} classes"
+    return section(
+        "Where labels are",
+        paragraph(f"Cross-validation in five folds over all labels: a region's own labels are in training. {split}"),
+        _account(figures, "within", "Percent, with 95 % intervals over resampled blocks"),
+        _equal_size(figures["within"]),
+        table(["Class", "Rows", "Predicted", "Recall, %", "Precision, %"], classes, caption=caption),
+    )
+
+
+def _few_shot(figures: Mapping) -> str:
+    if not figures["few_shot"]:
+        return _left_out(figures, "A few local labels", "few_shot")
+    means = figures["few_shot"]["means"]
+    rows = [
+        [point["n_labels"], *(percent(means[m][k]["mean"]) for m in METRICS), percent(means[HEADLINE][k]["worst"])]
+        for k, point in enumerate(means[HEADLINE])
+    ]
+    regions = means[HEADLINE][0]["regions"]
+    return section(
+        "A few local labels",
+        paragraph(
+            "Labels of all other regions and a few random ones of the region itself, tested on the same half of its "
+            "blocks. Local labels count as much as any other; with many labels elsewhere, a few weigh little."
+        ),
+        table(
+            ["Local labels", *(NAMES[metric] for metric in METRICS), "Balanced accuracy, worst region"],
+            rows, caption=f"Percent, means over {regions} regions",
+        ),
+    )  # fmt: skip
+
+
+def _efficiency(figures: Mapping) -> str:
+    found = figures["label_efficiency"]
+    if not found:
+        return _left_out(figures, "How far labels go", "label_efficiency")
+    whole, several = found["all_labels"], len(found["curves"]) > 1
+    seeds = next(iter(found["curves"]["macro_f1"].values()))[0]["seeds"]
+    parts = [
+        paragraph(
+            f"Labels are bought from a pool of {found['pool']:,} and tested on {found['test']:,} rows of other blocks. "
+            f"Means and 95 % intervals over {seeds} seeds; the intervals are those of the mean on this pool."
+        ),
+        curve_figure(
+            found["curves"]["macro_f1"], metric="macro_f1", level=whole["macro_f1"], level_name="all labels of the pool"
+        ),
+    ]
+    if several:
+        parts.append(curve_figure(found["curves"]["worst_region_accuracy"], metric="worst_region_accuracy"))
+    need = found["labels_to_reach"]
+    rows = [
+        [
+            name,
+            *(percent(found["areas"][metric][name]["whole"]) for metric in found["areas"]),
+            f"> {need[name]['limit']}" if need[name]["median"] is None else str(need[name]["median"]),
+            f"{need[name]['reached']} of {need[name]['seeds']}",
+        ]
+        for name in found["curves"]["macro_f1"]
+    ]
+    columns = ["Strategy", *(f"{NAMES[metric]}, area" for metric in found["areas"]), "Labels to target", "Seeds there"]
+    parts.append(
+        table(
+            columns, rows,
+            caption="Area: mean height of the curve over log(labels), percent. Target: a macro-F1 of "
+            f"{percent(found['target'])}, which is 95 % of what all labels of the pool give; median over seeds.",
+        )
+    )  # fmt: skip
+    versus = [
+        [difference["baseline"], NAMES[metric], percent(difference, signed=True)]
+        for metric, differences in found["differences"].items()
+        for difference in differences
+    ]
+    columns = ["Against", "Metric", "Bandit's area minus its"]
+    parts.append(table(columns, versus, caption="Paired by seed, with 95 % bootstrap intervals over seeds"))
+    return section("How far labels go", *parts)
+
+
+def _calibration(figures: Mapping) -> str:
+    names = {"with local labels": figures["within"]}
+    if figures["transfer"]:
+        names["no local labels"] = figures["transfer"]
+    found = {name: account["calibration"] for name, account in names.items()}
+    of = figures["within"]["calibration"]["of"]
+    of = of if of == "predicted class" else f"class {of}"
+    scores = ("brier", "brier_prior", "log_loss")
+    rows = [
+        [name, percent(c["ece"]), percent(c["ece_mass"]), *(f"{c[score]:.3f}" for score in scores)]
+        for name, c in found.items()
+    ]
+    picture = reliability_figure({name: c["points"] for name, c in found.items()}, of=of)
+    columns = ["", "ECE, %", "ECE, equal mass, %", "Brier", "Brier of the shares", "Log loss"]
+    return section(
+        "Whether probabilities can be believed",
+        paragraph(
+            "On the diagonal, of the rows predicted with 70 % as many come true. ECE is the mean gap; the Brier score "
+            "is to be compared with that of always predicting the shares of the classes."
+        ),
+        table(columns, rows),
+        picture,
+    )
+
+
+def _method(figures: Mapping) -> str:
+    data, settings = figures["data"], figures["settings"]
+    info = data["embeddings"]
+    facts = [
+        ["Embeddings", f"{data['labelled']:,} labelled of {data['rows']:,} rows, {data['dim']} numbers each"],
+        ["Model", str(info.get("model", "unknown"))],
+        ["Weights", str(info.get("weights_hash", "unknown"))[:16]],
+        ["Sensors", str(info.get("sensors") or "all that are there")],
+        ["Content hash", data["content_hash"][:16]],
+        ["Head", settings["head"]],
+        ["Spatial blocks", "none" if data["blocks"] is None else f"{data['blocks']:,}"],
+        ["Seed; resamplings", f"{settings['seed']}; {settings['n_bootstrap']:,}"],
+        ["Made", f"{settings['created']} with croplem_hf {settings['library_version']} in {settings['seconds']} s"],
+    ]
+    notes = [
+        "Scaling, regression and temperature are learned from the training rows of each split; nothing is tuned on "
+        "test rows. Intervals resample blocks and say nothing of other places, years or definitions of classes.",
+        f"AUC of more than two classes is the mean of one against the rest. Regions of fewer than {MIN_ROWS} rows are "
+        "listed, and left out of means and worst. Whether the encoder saw these places in pretraining is for its card "
+        "to say.",
+    ]
+    return section("How it was measured", table(["", ""], facts), *(paragraph(note, note=True) for note in notes))
+
+
+__all__ = ["pages"]

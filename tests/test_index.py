@@ -1,0 +1,253 @@
+"""The index: exact against brute force, recall of inverted lists, the item itself left out, and bad files refused."""
+
+import json
+import os
+import shutil
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra.numpy import arrays
+
+from croplem_hf.errors import CheckpointError, DataError
+from croplem_hf.index import EmbeddingIndex
+from croplem_hf.table import EmbeddingsTable
+
+INFO = {"weights_hash": "ab", "processor": {"s1_mean": [1.5]}, "sensors": None, "patch_size": "auto", "pooling": "mean",
+        "centred": True, "unit": "patch", "model": "m"}  # fmt: skip
+
+
+def make(vectors, ids=None, info=INFO, **columns):
+    vectors = np.asarray(vectors, np.float32)
+    ids = [f"i{k}" for k in range(len(vectors))] if ids is None else ids
+    metadata = pa.table({"number": list(range(len(vectors)))} | columns)
+    return EmbeddingsTable(ids, vectors, metadata, info)
+
+
+def curved(n, d=32, seed=0):
+    """Vectors of d numbers that vary in six directions only, on a curved surface, as embeddings do."""
+    rng = np.random.default_rng(seed)
+    return np.tanh(rng.normal(size=(n, 6)) @ rng.normal(size=(6, d))).astype(np.float32)
+
+
+def cosines(a, b):
+    a, b = (x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (a, b))
+    return a @ b.T
+
+
+@given(st.data())
+def test_exact_search_is_brute_force(data):
+    n, d = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 8))
+    finite = st.floats(-(2.0**50), 2.0**50, width=32).filter(lambda x: x == 0 or abs(x) > 2**-50)
+    vectors = data.draw(arrays(np.float32, (n, d), elements=finite))
+    queries = data.draw(arrays(np.float32, (data.draw(st.integers(0, 4)), d), elements=finite))
+    for x in (vectors, queries):
+        x[~x.any(axis=1), 0] = 1
+    k = data.draw(st.integers(1, 40))
+    found = EmbeddingIndex.build(make(vectors)).query(queries, k=k)
+    truth = cosines(queries, vectors)
+    k = min(k, n)
+    assert found.rows.shape == found.scores.shape == (len(queries), k)
+    assert found.ids == [[f"i{row}" for row in line] for line in found.rows]
+    np.testing.assert_allclose(found.scores, np.take_along_axis(truth, found.rows, axis=1), atol=2e-6)
+    np.testing.assert_allclose(found.scores, -np.sort(-truth, axis=1)[:, :k], atol=2e-6)
+    assert all(len(set(line)) == k for line in found.rows.tolist())
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+@given(groups=st.lists(st.integers(1, 4), min_size=2, max_size=12), k=st.integers(1, 20))
+def test_an_item_is_left_out_of_its_own_result_even_among_twins(exact_below, groups, k):
+    rng = np.random.default_rng(len(groups))
+    vectors = np.repeat(rng.normal(size=(len(groups), 4)), groups, axis=0)
+    index = EmbeddingIndex.build(make(vectors), exact_below=exact_below)
+    found = index.query(ids=index.ids, k=k)
+    truth = cosines(vectors, vectors)
+    np.fill_diagonal(truth, -2)
+    k = min(k, len(vectors) - 1)
+    assert found.rows.shape == (len(vectors), k)
+    assert not (found.rows == np.arange(len(vectors))[:, None]).any()
+    # Half floats of the inverted lists cost a thousandth.
+    np.testing.assert_allclose(found.scores, -np.sort(-truth, axis=1)[:, :k], atol=2e-3)
+
+
+def recall_of_inverted_lists(vectors, queries):
+    """Share of the true ten nearest that inverted lists find, and the index."""
+    exact, lists = (EmbeddingIndex.build(make(vectors), exact_below=n) for n in (10**6, 1000))
+    assert isinstance(exact.search, faiss.IndexFlatIP) and isinstance(lists.search, faiss.IndexIVF)
+    assert lists.search.nlist == 512 and lists.search.nprobe == 32
+    truth, found = exact.query(queries, k=10).rows, lists.query(queries, k=10).rows
+    return np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth.tolist(), found.tolist(), strict=True)]), lists
+
+
+def test_inverted_lists_find_99_of_100():
+    vectors = curved(20_300)
+    recall, lists = recall_of_inverted_lists(vectors[300:], vectors[:300])
+    assert recall >= 0.99, recall
+    again = EmbeddingIndex.build(make(vectors[300:]), exact_below=1000)
+    assert np.array_equal(again.query(vectors[:300]).rows, lists.query(vectors[:300]).rows)
+
+
+@pytest.mark.parametrize("peer", ["presto", "galileo_nano"])
+def test_inverted_lists_find_99_of_100_real_embeddings(real_data, peer):
+    vectors = np.load(real_data / "series" / "peer_embeddings.npz")[peer].astype(np.float32)
+    vectors = np.random.default_rng(0).permutation(vectors - vectors.mean(axis=0))
+    recall, _ = recall_of_inverted_lists(vectors[300:], vectors[:300])
+    assert recall >= 0.99, recall
+
+
+def test_inverted_lists_give_k_results_where_the_nearest_lists_hold_fewer():
+    vectors = curved(4000)
+    index = EmbeddingIndex.build(make(vectors), exact_below=0)
+    index.search.nprobe = 1
+    found = index.query(vectors[:50], k=1500)
+    assert found.rows.shape == (50, 1500) and found.rows.min() >= 0
+    assert all(len(set(line)) == 1500 for line in found.rows.tolist())
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    assert [len(line) for line in index.query(ids=["i0"], k=5000).ids] == [3999]
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_small_indexes(exact_below, n):
+    index = EmbeddingIndex.build(make(np.random.default_rng(0).normal(size=(n, 3))), exact_below=exact_below)
+    assert len(index) == n and index.dim == 3
+    assert index.query(np.ones(3), k=99).rows.shape == (1, n)
+    assert index.query(ids=["i0", "i0"], k=99).rows.shape == (2, n - 1)
+    assert index.query(ids=[], k=4).ids == [] and index.query(np.zeros((0, 3)), k=4).ids == []
+    assert index.query(ids=[], k=4).rows.shape == (0, min(4, n - 1))
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+def test_saved_moved_and_loaded(tmp_path, exact_below):
+    table = make(curved(500), crop=["wheat", None] * 250)
+    index = EmbeddingIndex.build(table, exact_below=exact_below)
+    index.save(tmp_path / "a" / "patches.index")
+    moved = shutil.move(tmp_path / "a" / "patches.index", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "a")
+    loaded = EmbeddingIndex.load(moved)
+    assert (loaded.ids, loaded.info, loaded.content_hash) == (table.ids, INFO, table.content_hash)
+    assert loaded.metadata.column_names == ["id", "number", "crop"] and loaded.metadata.equals(index.metadata)
+    for a, b in ((index.query(ids=["i3", "i7"]), loaded.query(ids=["i3", "i7"])),
+                 (index.query(table.vectors), loaded.query(table.vectors))):  # fmt: skip
+        assert a.ids == b.ids and np.array_equal(a.scores, b.scores)
+    assert sorted(os.listdir(moved)) == ["index.faiss", "index.json", "metadata.parquet"]
+
+
+def test_an_index_is_replaced_whole_and_nothing_else_ever(tmp_path, monkeypatch):
+    first, second = (EmbeddingIndex.build(make(curved(20, seed=s))) for s in (0, 1))
+    for name in ("x.tmp", "x.old", "x.index.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").touch()
+    first.save(tmp_path / "x.index")
+    second.save(str(tmp_path / "x.index") + "/")
+    assert EmbeddingIndex.load(tmp_path / "x.index").content_hash == second.content_hash
+    # What a killed save leaves does not disturb the next one, and the index that was there stays.
+    with monkeypatch.context() as patch:
+        patch.setattr(faiss, "write_index", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            first.save(tmp_path / "x.index")
+    assert EmbeddingIndex.load(tmp_path / "x.index").content_hash == second.content_hash
+    first.save(tmp_path / "x.index")
+    assert EmbeddingIndex.load(tmp_path / "x.index").content_hash == first.content_hash
+    assert sorted(os.listdir(tmp_path)) == ["x.index", "x.index.old", "x.old", "x.tmp"]
+    assert (tmp_path / "x.index.old" / "mine.txt").exists()
+    with pytest.raises(DataError, match="exists and is no index; give another name"):
+        first.save(tmp_path / "x.tmp")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="exists and is no index"):
+        first.save(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    first.save(tmp_path / "empty")
+    assert len(EmbeddingIndex.load(tmp_path / "empty")) == 20
+
+
+def edit(folder, **change):
+    about = json.loads((folder / "index.json").read_text()) | change
+    (folder / "index.json").write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+
+
+DAMAGE = {
+    "no index here": lambda f: (f / "index.json").unlink(),
+    "index.json is damaged": lambda f: (f / "index.json").write_text("{"),
+    "index.json is damaged .*TypeError": lambda f: (f / "index.json").write_text("[]"),
+    "index.json is damaged .*format": lambda f: edit(f, format=None),
+    "index.json is damaged .*sha256": lambda f: edit(f, sha256=None),
+    "an index of format 9, this library reads 1": lambda f: edit(f, format=9),
+    "metadata.parquet is missing": lambda f: (f / "metadata.parquet").unlink(),
+    "index.faiss is damaged or foreign": lambda f: os.truncate(f / "index.faiss", 100),
+    "metadata.parquet is damaged or foreign": lambda f: (f / "metadata.parquet").write_bytes(b"other"),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_damaged_and_foreign_files_are_refused(tmp_path, message):
+    folder = tmp_path / "x"
+    EmbeddingIndex.build(make(curved(20))).save(folder)
+    DAMAGE[message](folder)
+    with pytest.raises(CheckpointError, match=message) as error:
+        EmbeddingIndex.load(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_files_of_another_index_are_refused(tmp_path):
+    for seed in (0, 1):
+        EmbeddingIndex.build(make(curved(20, seed=seed))).save(tmp_path / str(seed))
+    shutil.copy(tmp_path / "1" / "index.faiss", tmp_path / "0" / "index.faiss")
+    with pytest.raises(CheckpointError, match="index.faiss is damaged or foreign"):
+        EmbeddingIndex.load(tmp_path / "0")
+    for path in (tmp_path / "nothing", tmp_path / "0" / "index.faiss"):
+        with pytest.raises(CheckpointError, match="no index here"):
+            EmbeddingIndex.load(path)
+
+
+@pytest.mark.parametrize("key", ["weights_hash", "processor", "sensors", "patch_size", "pooling", "centred", "unit"])
+def test_vectors_of_other_settings_are_refused(key):
+    table = make(curved(20))
+    index = EmbeddingIndex.build(table)
+    assert index.query(table, k=1).ids == [[name] for name in table.ids]
+    index.check_settings(INFO | {"model": "the same weights under another name", "created": "later"})
+    other = INFO | {key: "other"}
+    with pytest.raises(CheckpointError, match=f"differ from the index in {key};"):
+        index.check_settings(other)
+    with pytest.raises(CheckpointError, match=f"differ from the index in {key};"):
+        index.query(make(curved(5), info=other))
+    with pytest.raises(CheckpointError, match="differ from the index in weights_hash, "):
+        index.query(make(curved(5), info={}))
+    assert EmbeddingIndex.build(make(curved(5), info={})).query(make(curved(5), info={}), k=1).ids[3] == ["i3"]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_vector_without_direction_is_refused_by_name(value):
+    vectors = curved(5, d=3)
+    index = EmbeddingIndex.build(make(vectors))
+    vectors[3] = value
+    with pytest.raises(DataError, match="the vector of 'i3' is all zeros or not finite"):
+        EmbeddingIndex.build(make(vectors))
+    with pytest.raises(DataError, match="the vector of 'query 3' is all zeros or not finite"):
+        index.query(vectors)
+    with pytest.raises(DataError, match="the vector of 'x' is all zeros or not finite"):
+        index.query(make(vectors[3:4], ids=["x"]))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
+def test_tiny_and_huge_vectors_have_a_direction(scale):
+    vectors = curved(20)
+    found = EmbeddingIndex.build(make(vectors * np.float32(scale))).query(vectors, k=1)
+    assert found.rows[:, 0].tolist() == list(range(20)) and found.scores == pytest.approx(1, abs=1e-5)
+
+
+def test_wrong_questions():
+    index = EmbeddingIndex.build(make(curved(20), ids=[f"ROIs1970_fall_139_p{k}" for k in range(20)]))
+    for kwargs, message in [
+        ({}, "give either vectors or ids"),
+        ({"vectors": np.ones(32), "ids": ["ROIs1970_fall_139_p1"]}, "give either vectors or ids"),
+        ({"vectors": np.ones(32), "k": 0}, "k must be at least 1, found 0"),
+        ({"vectors": np.ones((2, 31))}, r"queries have shape \(2, 31\), the index holds vectors of 32 numbers"),
+        ({"vectors": np.ones((2, 2, 32))}, "queries have shape"),
+        ({"ids": ["ROIs1970_fall_139p7"]}, "holds no 'ROIs1970_fall_139p7'; did you mean 'ROIs1970_fall_139_p7'"),
+        ({"ids": ["x"]}, "the index holds no 'x'; ids look like 'ROIs1970_fall_139_p0'"),
+    ]:  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            index.query(**kwargs)
