@@ -9,12 +9,17 @@ from pathlib import Path
 
 from . import __version__
 from .errors import CropLEMError, DataError
+from .label_verbs import add_verbs as add_label_verbs
 
 EXAMPLES = """examples:
   croplem demo --out croplem-demo
   croplem embed SEN12MS/ patches.parquet
   croplem index patches.parquet patches.index
   croplem similar patches.index --id ROIs1970_fall_139_p839 --images SEN12MS/ --picture similar.png
+  croplem suggest patches.parquet -n 50 --out next.csv
+  croplem fit patches.parquet --labels labels.csv cropland.head
+  croplem map my_scene/ --head cropland.head map.tif
+  croplem evaluate patches.parquet --labels labels.csv --out report
 """
 RESUMABLE = ("embed", "demo")
 
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
         "OUT.skipped.csv.",
     )  # fmt: skip
-    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, or a series table (.parquet)")
+    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a folder of metadata.csv")
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
     _model_arguments(embed)
     embed.add_argument("--s2-level", choices=("L1C", "L2A"), help="level of optics, where SRC does not say it")
@@ -96,8 +101,22 @@ def _parser() -> argparse.ArgumentParser:
     similar.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
     similar.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
 
+    add_label_verbs(verb)
+
     info = verb("info", _info, "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.")
     info.add_argument("path", nargs="?", type=Path, help="an embeddings table, an index or a checkpoint folder")
+
+    data = verb("data", None, "Work with data: `sample` writes an invented one.")
+    data_verbs = data.add_subparsers(dest="data_verb", metavar="WHAT", required=True)
+    text = "Write an invented SEN12MS tree with labels.csv, to try things out without a download."
+    sample = data_verbs.add_parser("sample", help=text, description=text, parents=[common])
+    sample.set_defaults(run=_data_sample)
+    sample.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    sample.add_argument("--scenes", type=int, default=8, help="how many places, 1 to 8 (default 8)")
+    sample.add_argument("--patches", type=int, default=16, help="patches of each (default 16)")
+    sample.add_argument("--size", type=int, default=256, help="pixels along a side of a patch (default 256)")
+    sample.add_argument("--clouds", type=float, default=0.0, help="share under cloud in every second place (default 0)")
+    sample.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
 
     demo = verb("demo", _demo, "Generate a sample, embed it, index it and draw what is similar; two minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
@@ -126,17 +145,17 @@ def _patch_size(text: str) -> int:
     return int(text)
 
 
-def _embedder(args: argparse.Namespace):
+def load_embedder(model: str | None, device: str | None):
+    """`Embedder` of a checkpoint's name or folder; of the packaged checkpoint, with no look at the network, if None."""
     from .embedding import Embedder
     from .resolver import DEFAULT_CHECKPOINT, packaged_path
 
     _quiet_transformers()
-    if args.model is None:
-        # The weights that this version of the library was tested with, with no look at the network.
-        embedder = Embedder.from_pretrained(packaged_path(), device=args.device)
+    if model is None:
+        embedder = Embedder.from_pretrained(packaged_path(), device=device)
         embedder.name = DEFAULT_CHECKPOINT
         return embedder
-    return Embedder.from_pretrained(args.model, device=args.device)
+    return Embedder.from_pretrained(model, device=device)
 
 
 def _quiet_transformers() -> None:
@@ -151,7 +170,7 @@ def _embed(args: argparse.Namespace) -> None:
     from .data import open_source
 
     source = open_source(args.src, sensors=args.sensors, s2_level=args.s2_level)
-    table = _embedder(args).embed_source(
+    table = load_embedder(args.model, args.device).embed_source(
         source, args.out, sensors=args.sensors, patch_size=args.patch_size, centre=not args.no_centre,
         progress=not args.quiet,
     )  # fmt: skip
@@ -224,6 +243,15 @@ def _info(args: argparse.Namespace) -> None:
     from .info import describe
 
     print(json.dumps(describe(args.path), indent=1))
+
+
+def _data_sample(args: argparse.Namespace) -> None:
+    from .data import generate_sen12ms, open_source
+
+    root = generate_sen12ms(
+        args.out, seed=args.seed, scenes=args.scenes, patches_per_scene=args.patches, size=args.size, clouds=args.clouds
+    )
+    print(f"{len(open_source(root))} invented patches (no real place) in {root}, labels in {root / 'labels.csv'}")
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -233,7 +233,7 @@ class Embedder:
                 if stop is None:
                     samples, skipped, stop = _read_chunk(source, row, sensors)
                     vectors = self._encode_chunk(samples, sensors, patch_size, centre)
-                    writer.add_part(row, stop, vectors, [_row(sample) for sample in samples], skipped)
+                    writer.add_part(row, stop, vectors, [_row(sample, sensors) for sample in samples], skipped)
                 bar.update(stop - row)
                 row = stop
         skipped = writer.skipped()
@@ -312,19 +312,20 @@ def _usable(sample: Sample, number: int, sensors: Sequence[str] | None) -> Sampl
     for s in wanted:
         if np.ndim(sample[s]) != 4 or 0 in np.shape(sample[s]):
             raise DataError(f"{name}: {s} must have shape (T, bands, H, W), found {np.shape(sample[s])}")
-    if not any(np.any(sample.get(f"{s}_valid", True)) for s in wanted):
+    if not any(sample.get(f"{s}_valid") is None or np.any(sample[f"{s}_valid"]) for s in wanted):
         raise DataError(f"{name}: nothing valid in {' or '.join(sensors or SENSORS)}")
     return sample
 
 
-def _row(sample: Sample) -> dict:
-    """Metadata of a sample that become columns: plain values, the dominant land cover, and what was there to embed."""
+def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
+    """Metadata of a sample that become columns: plain values, the dominant land cover, and what was embedded."""
     row = {"id": sample["id"]} | {key: sample.get(key) for key in METADATA}
     taken = {*row, *SENSOR_KEYS, "lc"}
     row |= {k: v for k, v in sample.items() if k not in taken and isinstance(v, str | int | float | np.generic | None)}
     row["transform"] = None if sample.get("transform") is None else [float(v) for v in sample["transform"]]
-    row["sensors"] = "+".join(s for s in SENSORS if sample[s] is not None)
-    row["height"], row["width"] = next(sample[s] for s in SENSORS if sample[s] is not None).shape[2:]
+    used = [s for s in SENSORS if s in (sensors or SENSORS) and sample[s] is not None]
+    row["sensors"] = "+".join(used)
+    row["height"], row["width"] = sample[used[0]].shape[2:]
     if sample.get("lc") is not None:
         codes, counts = np.unique(sample["lc"][0], return_counts=True)
         row["lc"] = int(codes[counts.argmax()])

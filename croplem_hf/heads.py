@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.optimize import minimize_scalar
@@ -35,6 +36,7 @@ from .table import SETTINGS, EmbeddingsTable
 FORMAT = 1
 FILES = ("head.json", "head.safetensors")
 TENSORS = ("mean_", "scale_", "coef_", "intercept_", "temperature_")
+PATCH = ("height", "width", "gsd", "sensors")
 TEMPERATURES = (0.05, 50.0)
 # Seconds on 17,681 x 128: two classes 0.08, 0.5 by newton-cg, 1.1 by lbfgs; on 3,907 x 128, ten classes 2.0, 0.5, 1.2.
 SOLVERS = {True: "newton-cholesky", False: "newton-cg"}
@@ -61,7 +63,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
         mean_, scale_: float64 (D,). coef_: float64 (K or 1, D). intercept_: float64 (K or 1,). temperature_: float.
         calibrated_: whether the temperature was fitted.
         info_: settings of the embeddings, `info` of their table; content_hash_: of the table's ids and vectors;
-            patch_: `height` and `width` in pixels and `gsd` in metres where all rows of the table agree.
+            patch_: `height` and `width` in pixels, `gsd` in metres and `sensors`, None where the labelled rows differ.
             Filled in by `fit_head`; empty after `fit` on arrays.
     """
 
@@ -131,7 +133,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
             DataError: something else than a head lies there, or classes are neither text nor whole numbers.
         """
         check_is_fitted(self)
-        folder = Path(folder)
+        folder = Path(os.path.abspath(folder))
         foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
         if foreign and not (folder / FILES[0]).is_file():
             raise DataError(f"{folder}: exists and is no head; give another name")
@@ -149,7 +151,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
             "content_hash": self.content_hash_, "patch": self.patch_, "unit": self.info_.get("unit"),
             "settings": {key: self.info_[key] for key in SETTINGS if key in self.info_}, "info": self.info_,
         }  # fmt: skip
-        partial, old = (folder.with_name(f"{folder.name}.{end}") for end in ("tmp", "old"))
+        # Hidden names that nobody else uses: what lies there is left over from a killed `save`.
+        partial, old = (folder.with_name(f".{folder.name}.croplem-{end}") for end in ("new", "old"))
         for leftover in (partial, old):
             if leftover.exists():
                 shutil.rmtree(leftover)
@@ -173,13 +176,14 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
         folder = Path(folder)
         try:
             about = json.loads((folder / FILES[0]).read_text())
-            found = about["format"]
+            if about["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{folder}: a head of format {about['format']}, this library reads {FORMAT}; fit it again"
+                )
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(f"{folder}: no head here (no {FILES[0]}); `croplem fit` writes one") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: {FILES[0]} cannot be read ({error})") from error
-        if found != FORMAT:
-            raise CheckpointError(f"{folder}: head of format {found}, this library reads {FORMAT}; update croplem_hf")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}: {FILES[0]} is damaged ({error!r}); fit the head again") from error
         if not (folder / FILES[1]).is_file():
             raise CheckpointError(f"{folder}: {FILES[1]} is missing; fit the head again")
         if _sha256(folder / FILES[1]) != about.get("sha256"):
@@ -196,7 +200,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
             head.calibrated_, head.n_features_in_ = about["calibrated"], about["dim"]
             head.info_, head.content_hash_, head.patch_ = about["info"], about["content_hash"], about["patch"]
         except (SafetensorError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: not the files of a {cls.__name__} ({error})") from error
+            raise CheckpointError(f"{folder}: not the files of a {cls.__name__} ({error!r})") from error
         return head
 
     def _fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> "LogisticHead":
@@ -205,7 +209,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
             raise DataError(f"groups name {len(groups)} rows, X has {len(y)}; give one group for each row")
         self.classes_, codes, self.n_labels_ = np.unique(y, return_inverse=True, return_counts=True)
         if len(self.classes_) < 2:
-            raise DataError(f"all {len(y)} labels are of one class, {self.classes_[0]!r}; a head needs two at least")
+            name = self.classes_.tolist()[0]
+            raise DataError(f"all {len(y)} labels are of one class, {name!r}; a head needs two at least")
         solver = SOLVERS[len(self.classes_) == 2]
         regression = LogisticRegression(C=self.C, class_weight=self.class_weight, solver=solver, max_iter=2000)
         model = make_pipeline(StandardScaler(), regression)
@@ -257,9 +262,9 @@ def fit_head(table: EmbeddingsTable, y: Sequence[str | None], *, block: str = "b
     head = LogisticHead(**parameters)
     head.fit(table.vectors[rows], np.array(y[rows].tolist()), None if groups is None else groups[rows])
     head.info_, head.content_hash_ = table.info, table.content_hash
-    for column in ("height", "width", "gsd"):
+    for column in PATCH:
         if column in table.metadata.column_names:
-            values = set(table.metadata[column].to_pylist())
+            values = set(table.metadata[column].take(pa.array(rows)).to_pylist())
             head.patch_[column] = values.pop() if len(values) == 1 else None
     return head
 

@@ -408,9 +408,11 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C reaches all processes of a terminal; the loaders must outlive it until the step is done.
+    # Ctrl-C and launchers signal whole process groups; the loaders must outlive that until the step is done.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def read_some(sources: Sequence, plan: BatchPlan, count: int) -> Iterator[dict]:

@@ -86,6 +86,28 @@ def test_the_size_of_batches_and_chunks_changes_nothing(embedder, monkeypatch, t
     np.testing.assert_allclose(embedder.encode(batch), expected, **CLOSE)
 
 
+@pytest.mark.parametrize(("chunk", "values", "most"), [(4, 2**26, 4), (512, 2000, 3)])
+def test_no_more_is_held_in_memory_than_a_chunk(embedder, tmp_path, monkeypatch, chunk, values, most):
+    monkeypatch.setattr(embedding, "CHUNK", chunk)
+    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
+    source = Source([sample(size=(8, 8))] * 10)  # of 960 values each
+    processor, waiting = embedder.processor, []
+
+    class Counting:
+        to_dict = processor.to_dict
+
+        def __call__(self, samples, **kwargs):
+            waiting.append(len(source.read) - sum(waiting))
+            return processor(samples, **kwargs)
+
+    monkeypatch.setattr(embedder, "processor", Counting())
+    embedder.encode(source[k] for k in range(10))
+    assert max(waiting) == most and sum(waiting) == 10
+    source.read, waiting = [], []
+    embedder.embed_source(source, tmp_path / "e.parquet", progress=False)
+    assert max(waiting) == most and sum(waiting) == 10
+
+
 @pytest.mark.parametrize("sensor", ["s1", "s2"])
 def test_a_dropped_sensor_is_absent_and_not_zero(embedder, sensor):
     both = sample(t1=2, t2=2)
@@ -96,7 +118,8 @@ def test_a_dropped_sensor_is_absent_and_not_zero(embedder, sensor):
     assert np.abs(dropped - zeros).max() > 0.05
     assert np.abs(dropped - embedder.encode(both)).max() > 0.05
     assert np.array_equal(embedder.encode(both, sensors=["s2", "s1"]), embedder.encode(both))
-    assert embedder.info("patch", sensors=["s2", "s1"]) == embedder.info("patch") != embedder.info("patch", sensors=["s2"])
+    one, two, none = (embedder.info("patch", sensors=s) for s in (["s2"], ["s2", "s1"], None))
+    assert one != two == none
 
 
 @pytest.mark.parametrize(("size", "patch_size"), [(120, 16), (17, 8)])
@@ -122,6 +145,8 @@ def test_forms_of_input(embedder):
     assert vectors.shape == (3, embedder.dim) and embedder.encode(batch[0]).shape == (embedder.dim,)
     assert np.array_equal(embedder.encode(s for s in batch), vectors)
     assert np.array_equal(embedder.encode(tuple(batch)), vectors)
+    bare = {key: value for key, value in batch[0].items() if key in ("s1", "s1_dates", "s2", "s2_dates", "s2_level")}
+    np.testing.assert_allclose(embedder.encode(bare | {"s1_valid": None}), vectors[0], **CLOSE)
     for nothing in ([], iter(())):
         empty = embedder.encode(nothing)
         assert empty.shape == (0, embedder.dim) and empty.dtype == np.float32
@@ -383,6 +408,13 @@ def test_every_metadata_column_is_kept(embedder, tmp_path):
     metadata["transform"] = list(map(float, metadata["transform"]))
     assert first == metadata | extra | derived
     assert second == dict.fromkeys(first) | {"lon": 6.5, "gsd": 10.0, "sensors": "s1", "height": 1, "width": 1}
+
+
+def test_the_column_of_sensors_says_what_was_embedded(embedder, tmp_path):
+    source = Source([sample(), sample(t1=0), sample(t2=0)])
+    table = embedder.embed_source(source, tmp_path / "e.parquet", sensors=["s2"], progress=False)
+    assert table.ids == ["i0", "i1"] and table.metadata["sensors"].to_pylist() == ["s2", "s2"]
+    assert table.info["skipped"] == 1 and table.info["sensors"] == ["s2"]
 
 
 # Real data and invented trees

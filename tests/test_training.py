@@ -39,7 +39,7 @@ TINY = {
 }  # fmt: skip
 STILL = Augmentation(0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
-# Stops itself at the start of a step, as a whole process group, which is what Ctrl-C in a terminal reaches.
+# Stops itself at the start of a step: by a signal to its process group, which is what Ctrl-C reaches, or by a bug.
 DRIVER = """
 import os, signal, sys
 import croplem_hf.training as training
@@ -47,7 +47,7 @@ step, name, *arguments = sys.argv[1:]
 original = training.learning_rate_at
 def learning_rate_at(number, config):
     if number == int(step):
-        os.killpg(0, getattr(signal, name))
+        os.killpg(0, getattr(signal, name))  # no signal of that name: an error that nothing expects
     return original(number, config)
 training.learning_rate_at = learning_rate_at
 sys.exit(training.main(arguments))
@@ -669,6 +669,22 @@ def item(self, number):
 augment.TrainingBatches.__getitem__ = item
 sys.exit(training.main(sys.argv[1:]))
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "BUG"])
+def test_loaders_neither_die_early_nor_keep_a_run_alive(write, tmp_path, name, processes):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    config = write(num_workers=2, checkpoint_every=3, steps=9)
+    done = launch(["--config", config], driver=[tmp_path / "driver.py", "4", name], processes=processes)
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    if name == "BUG":
+        assert done.returncode == 1 and "AttributeError" in done.stderr and names == ["step-00000003"]
+    else:
+        assert done.returncode == (130 if processes == 1 else 1) and names == ["step-00000003", "step-00000005"]
+        assert done.stderr.count("interrupted: stopped after step 5 of 9") == 1
+        assert "DataLoader worker" not in done.stderr
 
 
 @pytest.mark.slow

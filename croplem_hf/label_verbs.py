@@ -1,0 +1,127 @@
+"""The verbs of `croplem` that work with labels: suggest, fit, map and evaluate."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_verbs(verb) -> None:
+    """Add the parsers; `verb(name, run, text)` makes one."""
+    suggest = verb("suggest", _suggest, "Choose the next items to label, with reasons, into a CSV to fill in.")
+    _table_arguments(suggest, labels_required=False)
+    suggest.add_argument("-n", type=_count, default=50, help="how many (default 50)")
+    suggest.add_argument("--out", type=Path, required=True, metavar="NEXT.csv", help="CSV to write")
+    suggest.add_argument("--strategy", choices=("bandit", "stratified", "random", "margin"), default="bandit")
+    suggest.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
+
+    fit = verb("fit", _fit, "Fit a calibrated logistic head to the labels of an embeddings table.")
+    _table_arguments(fit)
+    fit.add_argument("out", type=Path, metavar="OUT", help="head folder to write")
+    fit.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
+
+    draw = verb("map", _map, "Classify a scene into a GeoTIFF on its own grid: class and probabilities.")
+    draw.add_argument("scene", metavar="SCENE", type=Path, help="metadata.csv of its rasters, or its folder")
+    draw.add_argument("out", metavar="OUT.tif", type=Path, help="map to write")
+    draw.add_argument("--head", type=Path, required=True, metavar="HEAD", help="folder that `croplem fit` wrote")
+    draw.add_argument("--id", help="which place, where metadata.csv lists several")
+    draw.add_argument("--stride", type=_count, metavar="PIXELS", help="side of a cell, for heads on patches")
+    draw.add_argument("--model", help="checkpoint of the head's embeddings (default: the one that the head names)")
+    draw.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
+    draw.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    judge = verb("evaluate", _evaluate, "Measure embeddings on labels: unseen regions, few labels, calibration.")
+    _table_arguments(judge)
+    judge.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder of report, figures and tables")
+    judge.add_argument("--block", default="block", metavar="COLUMN", help="column of spatial blocks (default: block)")
+    judge.add_argument("--seeds", type=int, default=5, help="replays of label buying, 0 for none (default 5)")
+    judge.add_argument("--title", default="Evaluation of embeddings", help="heading of the report")
+    judge.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = True) -> None:
+    parser.add_argument("embeddings", metavar="EMBEDDINGS", type=Path, help="embeddings table (.parquet)")
+    group = parser.add_mutually_exclusive_group(required=labels_required)
+    group.add_argument("--labels", type=Path, metavar="LABELS", help="CSV or Parquet with columns id and label")
+    group.add_argument("--label-column", metavar="COLUMN", help="take labels from this column of EMBEDDINGS instead")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that fit; may be repeated"
+    )
+    parser.add_argument("--region", default="region", metavar="COLUMN", help="column of regions (default: region)")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _labelled_table(args: argparse.Namespace):
+    """-> the rows of the table that are asked for, and their labels."""
+    from .labels import column_labels, match_labels, read_labels, select_where
+    from .table import read_table
+
+    table = select_where(read_table(args.embeddings), args.where)
+    if args.label_column:
+        return table, column_labels(table, args.label_column)
+    return table, match_labels(table, read_labels(args.labels) if args.labels else {})
+
+
+def _suggest(args: argparse.Namespace) -> None:
+    from .active.suggest import suggest, write_suggestions
+
+    table, y = _labelled_table(args)
+    picks = suggest(
+        table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, state=args.state
+    )  # fmt: skip
+    write_suggestions(picks, args.out)
+    known = sum(label is not None for label in y)
+    print(f"{len(picks)} of {len(table)} items to label next ({known} are labelled) in {args.out}")
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from .heads import fit_head
+
+    table, y = _labelled_table(args)
+    head = fit_head(table, y, class_weight=args.class_weight)
+    head.save(args.out)
+    counts = ", ".join(f"{name} {count}" for name, count in zip(head.classes_, head.n_labels_, strict=True))
+    calibrated = f"temperature {head.temperature_:.2f}" if head.calibrated_ else "not calibrated: too few labels"
+    print(f"head of {len(head.classes_)} classes ({counts}; {calibrated}) in {args.out}")
+
+
+def _map(args: argparse.Namespace) -> None:
+    from .cli import load_embedder
+    from .data import open_scene
+    from .heads import LogisticHead
+    from .mapping import map_scene
+    from .resolver import DEFAULT_CHECKPOINT
+
+    head = LogisticHead.load(args.head)
+    scene = open_scene(args.scene, args.id)
+    name = args.model or head.info_.get("model")
+    embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, args.device)
+    map_scene(scene, embedder, head, args.out, stride=args.stride, progress=not args.quiet)
+    print(f"map of {scene.height} x {scene.width} pixels, classes {', '.join(map(str, head.classes_))}, in {args.out}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from .evaluation import evaluate
+    from .evaluation.report import percent
+
+    table, y = _labelled_table(args)
+    figures = evaluate(
+        table, y, args.out, title=args.title, region=args.region, block=args.block, seeds=args.seeds,
+        progress=not args.quiet,
+    )  # fmt: skip
+    for part, text in figures["left_out"].items():
+        print(f"left out: {part} ({text})", file=sys.stderr)
+    names = {"within": "local labels", "transfer": "region left out"}
+    for part, name in names.items():
+        for row in figures[part]["regions"] if figures[part] else ():
+            scores = "  ".join(f"{metric} {percent(row[metric])}" for metric in ("auc", "balanced_accuracy"))
+            print(f"{name:16} {row['region']:24} n {row['n']:<7} {scores}")
+    print(f"report in {args.out / 'report.html'}; all figures in {args.out / 'figures.json'}")
+
+
+__all__ = ["add_verbs"]

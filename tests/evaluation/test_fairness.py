@@ -1,0 +1,174 @@
+"""Scores against scikit-learn's, intervals over blocks, and the worst of several regions."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from sklearn import metrics
+
+from croplem_hf.errors import DataError
+from croplem_hf.evaluation import METRICS, class_scores, region_scores, score, score_intervals, spread, worst_region
+
+
+def predictions(seed, classes, count, ties=False):
+    """True codes, each class at least once, and probabilities that know something of them."""
+    rng = np.random.default_rng(seed)
+    y = np.concatenate([np.arange(classes), rng.integers(classes, size=count)])
+    raw = rng.random((len(y), classes)) + 0.8 * (y[:, None] == np.arange(classes))
+    raw = np.round(raw, 1) + 0.05 if ties else raw
+    return y, raw / raw.sum(axis=1, keepdims=True)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 5), st.integers(0, 60), st.booleans())
+def test_scores_are_those_of_scikit_learn(seed, classes, count, ties):
+    y, proba = predictions(seed, classes, count, ties)
+    found = proba.argmax(axis=1)
+    areas = [metrics.roc_auc_score(y == k, proba[:, k]) for k in range(classes)]
+    expected = {
+        "n": len(y),
+        "auc": areas[1] if classes == 2 else np.mean(areas),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, found),
+        "macro_f1": metrics.f1_score(y, found, average="macro"),
+        "accuracy": metrics.accuracy_score(y, found),
+    }
+    assert score(y, proba) == pytest.approx(expected)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4))
+def test_order_of_rows_and_names_of_classes_do_not_matter(seed, classes):
+    y, proba = predictions(seed, classes, 30)
+    order = np.random.default_rng(seed).permutation(len(y))
+    names = np.array(list("wxyz"))[y]
+    assert score(names[order], proba[order]) == pytest.approx(score(y, proba))
+
+
+def test_a_class_that_is_not_there_is_not_judged():
+    y = np.array(["a", "a", "a", "b"])
+    proba = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1]])
+    with pytest.raises(DataError, match="4 true classes of 2 kinds do not fit probabilities of shape"):
+        score(y, proba)
+    with pytest.raises(DataError, match="class 'a' has no column"):
+        score(y, proba, ["b", "c", "d"])
+    found = score(y, proba, ["a", "b", "c"])
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    # The class that is only predicted counts as in scikit-learn: its F1 is 0.
+    assert found["macro_f1"] == pytest.approx((0.8 + 1 + 0) / 3)
+    assert np.isnan(score(["a", "a"], proba[:2], ["a", "b", "c"])["auc"])
+
+
+def test_missing_predictions_are_refused():
+    with pytest.raises(DataError, match="row 1 has no prediction"):
+        score([0, 1], [[0.5, 0.5], [np.nan, np.nan]])
+
+
+def test_intervals_hold_the_value_and_shrink_with_blocks():
+    y, proba = predictions(0, 2, 2000)
+    few = score_intervals(y, proba, np.arange(len(y)) % 20)
+    many = score_intervals(y, proba)
+    for metric in METRICS:
+        assert few[metric]["low"] < few[metric]["value"] < few[metric]["high"]
+        assert many[metric]["value"] == few[metric]["value"]
+    assert (few["n"], few["blocks"], many["blocks"]) == (2002, 20, 2002)
+    assert score_intervals(y, proba, seed=1) != many
+    assert score_intervals(y, proba) == many
+
+
+def test_intervals_are_those_of_an_ordinary_bootstrap():
+    y, proba = predictions(1, 2, 400)
+    rng = np.random.default_rng(0)
+    draws = [score(y[rows], proba[rows]) for rows in rng.integers(len(y), size=(600, len(y)))]
+    found = score_intervals(y, proba)
+    for metric in METRICS:
+        low, high = np.quantile([draw[metric] for draw in draws], [0.025, 0.975])
+        assert [found[metric]["low"], found[metric]["high"]] == pytest.approx([low, high], abs=0.012)
+
+
+def test_blocks_that_agree_within_widen_the_interval():
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.arange(40), 25)
+    right = rng.random(40)[blocks] < 0.6
+    y = rng.integers(2, size=len(blocks))
+    proba = np.eye(2)[np.where(right, y, 1 - y)]
+    by_block, by_row = score_intervals(y, proba, blocks)["accuracy"], score_intervals(y, proba)["accuracy"]
+    assert by_block["high"] - by_block["low"] > 3 * (by_row["high"] - by_row["low"])
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        blocks = np.repeat(np.arange(30), 8)
+        y = rng.integers(2, size=240)
+        right = rng.random(240) < np.clip(0.7 + 0.2 * rng.normal(size=30), 0, 1)[blocks]
+        found = score_intervals(y, np.eye(2)[np.where(right, y, 1 - y)], blocks, n_bootstrap=200)["accuracy"]
+        hits += found["low"] <= 0.69 <= found["high"]
+    # The mean of the clipped normal is 0.69; 30 blocks give a little less than 95 %.
+    assert 0.87 <= hits / 200 <= 0.99
+
+
+def test_few_blocks_give_no_interval_and_no_warning():
+    y, proba = predictions(0, 2, 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score_intervals(y, proba, np.arange(len(y)) % 4)
+    assert all(np.isnan([found[m]["low"], found[m]["high"]]).all() for m in METRICS)
+
+
+def test_regions_are_scored_apart():
+    y, proba = predictions(0, 3, 300)
+    regions = np.array(["b", "a"])[np.arange(len(y)) % 2]
+    rows = region_scores(y, proba, regions, n_bootstrap=50)
+    assert [row["region"] for row in rows] == ["a", "b"]
+    part = regions == "a"
+    assert rows[0]["macro_f1"]["value"] == pytest.approx(score(y[part], proba[part], range(3))["macro_f1"])
+
+
+def test_spread_names_the_worst_and_leaves_small_regions_out():
+    rows = [
+        {"region": name, "n": n, "accuracy": {"value": value}}
+        for name, n, value in [("a", 100, 0.9), ("b", 100, 0.5), ("tiny", 29, 0.1), ("none", 50, np.nan), ("c", 30, 0.7)]
+    ]
+    found = spread(rows, "accuracy")
+    assert found == {
+        "regions": 3, "mean": pytest.approx(0.7), "worst": 0.5, "worst_region": "b", "best": 0.9, "best_region": "a",
+        "gap": pytest.approx(0.4), "deviation": pytest.approx(np.std([0.9, 0.5, 0.7])),
+    }  # fmt: skip
+    assert spread(rows[2:4], "accuracy") == {"regions": 0}
+
+
+def test_worst_region_at_equal_size_is_the_worst_one():
+    rng = np.random.default_rng(0)
+    regions = np.repeat(["bad", "good", "fair", "tiny"], [400, 300, 100, 20])
+    share = {"bad": 0.6, "good": 0.95, "fair": 0.8, "tiny": 0.0}
+    right = rng.random(len(regions)) < np.array([share[name] for name in regions])
+    y = rng.integers(2, size=len(regions))
+    proba = np.eye(2)[np.where(right, y, 1 - y)]
+    found = worst_region(y, proba, regions, metric="accuracy", n_draws=300)
+    assert (found["size"], found["regions"]) == (100, 3)
+    assert found["low"] < 0.6 < found["high"] and found["value"] == pytest.approx(0.6, abs=0.04)
+
+
+def test_worst_of_equal_regions_is_below_their_score_at_any_size():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=4000)
+    proba = np.eye(2)[np.where(rng.random(4000) < 0.8, y, 1 - y)]
+    regions = np.arange(4000) % 8
+    found = worst_region(y, proba, regions.astype(str), np.arange(4000) // 16, n_draws=200)
+    assert 0.7 < found["value"] < 0.79
+
+
+def test_worst_region_without_regions_of_enough_rows():
+    y, proba = predictions(0, 2, 20)
+    found = worst_region(y, proba, np.full(len(y), "a"))
+    assert found["regions"] == 0 and np.isnan(found["value"])
+
+
+def test_class_scores_are_recall_and_precision():
+    y, proba = predictions(3, 3, 100)
+    found, predicted = class_scores(y, proba), proba.argmax(axis=1)
+    recall, precision = (f(y, predicted, average=None) for f in (metrics.recall_score, metrics.precision_score))
+    assert [row["recall"] for row in found] == pytest.approx(recall)
+    assert [row["precision"] for row in found] == pytest.approx(precision)
+    assert [row["n"] for row in found] == np.bincount(y).tolist()
+    assert np.isnan(class_scores([0, 1], [[1, 0], [1, 0]])[1]["precision"])
