@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
         "OUT.skipped.csv.",
     )  # fmt: skip
-    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a folder of metadata.csv")
+    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a metadata.csv")
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
     _model_arguments(embed)
     embed.add_argument("--s2-level", choices=("L1C", "L2A"), help="level of optics, where SRC does not say it")
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--clouds", type=float, default=0.0, help="share under cloud in every second place (default 0)")
     sample.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
 
-    demo = verb("demo", _demo, "Generate a sample, embed it, index it and draw what is similar; two minutes.")
+    demo = verb("demo", _demo, "The whole chain on an invented sample, with a report; some minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
     demo.add_argument("--seed", type=int, default=0, help="of the generated sample (default 0)")
     return parser
@@ -200,6 +200,7 @@ def _similar(args: argparse.Namespace) -> None:
     found = index.query(ids=args.id, k=args.k)
     if args.picture:
         from .data import open_source
+        from .pictures import draw_similar
 
         draw_similar(open_source(args.images), args.id, found, args.picture)
         print(f"picture in {args.picture}", file=sys.stderr)
@@ -223,22 +224,6 @@ def _cell(value) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def draw_similar(source, queries: list[str], found, path: Path) -> None:
-    """Draw each query with its neighbours (`Neighbours` of `EmbeddingIndex.query`) from the images of `source`."""
-    from .pictures import similar_sheet
-
-    numbers = {name: n for n, name in enumerate(source.ids)}
-    missing = [name for line in (queries, *found.ids) for name in line if name not in numbers]
-    if missing:
-        raise DataError(f"the images hold no {missing[0]!r}; give the folder or table that was embedded")
-    rows = [
-        [(source[numbers[query]], query)]
-        + [(source[numbers[name]], f"{score:.3f}\n{name}") for name, score in zip(names, scores, strict=True)]
-        for query, names, scores in zip(queries, found.ids, found.scores, strict=True)
-    ]
-    similar_sheet(rows, path)
-
-
 def _info(args: argparse.Namespace) -> None:
     from .info import describe
 
@@ -258,6 +243,8 @@ def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
     _quiet_transformers()
+    for name in ("demo", "training"):
+        logging.getLogger(f"croplem_hf.{name}").setLevel(logging.INFO)
     print(run_demo(args.out, seed=args.seed))
 
 

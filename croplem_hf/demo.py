@@ -1,50 +1,186 @@
-"""`croplem demo`: from generated imagery to embeddings, an index and a picture of similar patches."""
+"""`croplem demo`: the whole chain on an invented sample, from imagery to a map and a report."""
 
+import csv
+import json
+import logging
 import os
+import time
 from pathlib import Path
 
-QUERIES = 4
-NEIGHBOURS = 5
+import numpy as np
+
+from .active import CoverageBandit, RandomSampling, StratifiedRandomSampling, replay
+from .active.suggest import suggest, write_suggestions
+from .data import generate_scene, generate_sen12ms, open_scene, open_source
+from .data.geotiff import read_geotiff
+from .data.synthetic import PLACES
+from .demo_report import write_demo_report
+from .embedding import Embedder
+from .errors import DataError
+from .heads import LogisticHead, fit_head
+from .index import EmbeddingIndex
+from .labels import encode_labels, match_labels, read_labels
+from .mapping import map_scene
+from .pictures import draw_similar
+from .resolver import packaged_path
+from .table import EmbeddingsTable, read_table
+from .training import SourceConfig, TrainingConfig, train
+
+logger = logging.getLogger(__name__)
+
+SIZE, PATCHES = 64, 64
+HELD_OUT = "kenya"
+"""Place whose patches are in no training: not of the encoder, not of the head. It is the first of `PLACES`."""
+SCENE_SIZE, STRIDE = 512, 8
+STEPS, BATCH = 120, 32
+BUDGET, ROUND = 100, 20
+BUDGETS, SEEDS = (10, 20, 40, 60, 80, 100, 150, 200), range(10)
+QUERIES, NEIGHBOURS = 4, 5
 
 
 def run_demo(out: str | os.PathLike, *, seed: int = 0) -> str:
-    """Generate a SEN12MS-like sample, embed it with the packaged checkpoint, index it and draw similar patches.
+    """Run the chain: sample, pretraining, embeddings, index, label choice, head, map, report.
+
+    What is finished is not made again: the same call goes on where an earlier one was cut off.
 
     Args:
-        out: folder for all that is made; a later call reuses what is there.
-        seed: of the generated sample.
+        out: folder for all that is made.
+        seed: of the invented sample and all that is random.
 
     Returns:
         Text that says what was made and where.
-    """
-    from .cli import draw_similar
-    from .data import generate_sen12ms, open_source
-    from .embedding import Embedder
-    from .index import EmbeddingIndex
-    from .resolver import DEFAULT_CHECKPOINT, packaged_path
 
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    images = generate_sen12ms(out / "sen12ms", seed=seed)
+    Raises:
+        DataError: `out` holds a demo of another seed.
+    """
+    out, began = Path(out), time.monotonic()
+    _claim(out, seed)
+    images, scene = out / "sen12ms", out / "scene"
+    with _step("1/7 sample"):
+        if not (out / "sample.done").exists():
+            generate_sen12ms(
+                images, seed=seed, scenes=len(PLACES), patches_per_scene=PATCHES, size=SIZE, clouds=0.2, defects=True
+            )
+            # Another seed: other ground of the held-out place than its patches.
+            generate_scene(scene, HELD_OUT, size=SCENE_SIZE, seed=seed + 1, clouds=0.05)
+            (out / "sample.done").touch()
+    held_out = PLACES[HELD_OUT].scene
+    with _step("2/7 pretraining"):
+        _pretrain(images, out / "pretraining", held_out, seed)
+    embedder = Embedder.from_pretrained(out / "pretraining" / "model")
     source = open_source(images)
-    embedder = Embedder.from_pretrained(packaged_path())
-    embedder.name = DEFAULT_CHECKPOINT
-    table = embedder.embed_source(source, out / "embeddings.parquet")
-    index = EmbeddingIndex.build(table)
-    index.save(out / "index")
-    step = max(1, len(table) // QUERIES)
-    queries = [str(name) for name in table.ids[::step][:QUERIES]]
-    draw_similar(source, queries, index.query(ids=queries, k=NEIGHBOURS), out / "similar.png")
+    with _step("3/7 embeddings"):
+        file = out / "embeddings.parquet"
+        table = read_table(file) if file.exists() else embedder.embed_source(source, file, progress=False)
+    with _step("4/7 index and similar patches"):
+        index = EmbeddingIndex.build(table)
+        index.save(out / "index")
+        queries = [str(table.ids[row]) for row in np.linspace(5, len(table) - 40, QUERIES).astype(int)]
+        draw_similar(source, queries, index.query(ids=queries, k=NEIGHBOURS), out / "similar.png")
+    truth = match_labels(table, read_labels(images / "labels.csv"))
+    regions = np.array(table.metadata["region"].to_pylist())
+    pool, test = np.flatnonzero(regions != held_out), np.flatnonzero(regions == held_out)
+    with _step("5/7 label choice, replayed"):
+        records = _replay(table, truth, regions, pool, test)
+    with _step("6/7 head on chosen labels, and the map"):
+        head, bought = _buy_and_fit(table.select(pool), truth[pool], out / "labels.csv", seed)
+        head.save(out / "cropland.head")
+        map_scene(open_scene(scene), embedder, head, out / "map.tif", stride=STRIDE, progress=False)
+    with _step("7/7 report"):
+        figures = write_demo_report(
+            out, table=table, truth=truth, regions=regions, held_out=held_out, head=head, bought=bought,
+            records=records, scene=open_scene(scene).read(),
+            cropland=read_geotiff(scene / "cropland.tif")[0][0].astype(bool),
+            class_map=read_geotiff(out / "map.tif")[0][0],
+        )  # fmt: skip
+    minutes = (time.monotonic() - began) / 60
+    skipped = table.info.get("skipped", 0)
     return "\n".join(
         [
-            f"{len(table)} generated patches (no real place) of {len(set(table.metadata['scene'].to_pylist()))} scenes",
-            f"  images      {images}",
-            f"  embeddings  {out / 'embeddings.parquet'}  {table.vectors.shape[0]} x {table.vectors.shape[1]}",
-            f"  index       {out / 'index'}",
-            f"  picture     {out / 'similar.png'}  each row a patch and the {NEIGHBOURS} most like it",
-            f"next: croplem similar {out / 'index'} --id {queries[0]}",
+            f"Made in {minutes:.1f} minutes from an invented sample: no real place, no conclusion about any.",
+            f"  images       {images}  {len(source)} patches of {len(PLACES)} places; {skipped} broken and skipped",
+            f"  model        {out / 'pretraining' / 'model'}  {STEPS} steps on from the packaged checkpoint",
+            f"  embeddings   {out / 'embeddings.parquet'}  {len(table)} x {table.vectors.shape[1]}",
+            f"  index        {out / 'index'}",
+            f"  head         {out / 'cropland.head'}  on {bought} labels that the bandit chose",
+            f"  map          {out / 'map.tif'}  {figures['map_agreement']:.0%} of the pixels of a place never seen",
+            f"  report       {out / 'report.html'}  open it in a browser",
         ]
     )
 
 
-__all__ = ["run_demo"]
+def _claim(out: Path, seed: int) -> None:
+    """Mark a folder as this demo's, or refuse one of another seed."""
+    about = out / "demo.json"
+    if about.exists():
+        found = json.loads(about.read_text())["seed"]
+        if found != seed:
+            raise DataError(f"{out}: holds a demo of seed {found}, not {seed}; give another folder")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    about.write_text(json.dumps({"seed": seed}))
+
+
+class _step:
+    """Log what is being done, and afterwards how long it took."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self):
+        logger.info("%s ...", self.name)
+        self.began = time.monotonic()
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            logger.info("    done in %.0f s", time.monotonic() - self.began)
+
+
+def _pretrain(images: Path, out: Path, held_out: str, seed: int) -> None:
+    """Go on from the packaged checkpoint for some steps, on all places but the held-out one."""
+    if (out / "model" / "model.safetensors").exists():
+        return
+    scenes = [place.scene for place in PLACES.values() if place.scene != held_out]
+    config = TrainingConfig(
+        sources=[SourceConfig(path=str(images), where={"scene": scenes})], out=str(out), init_from=str(packaged_path()),
+        seed=seed, steps=STEPS, batch_size=BATCH, learning_rate=3e-4, warmup_steps=20, max_tokens=128, num_workers=1,
+        checkpoint_every=40, log_every=20, picture_every=STEPS,
+    )  # fmt: skip
+    if train(config) != "finished":
+        raise KeyboardInterrupt
+
+
+def _replay(
+    table: EmbeddingsTable, truth: np.ndarray, regions: np.ndarray, pool: np.ndarray, test: np.ndarray
+) -> list[dict]:
+    codes, _ = encode_labels(truth)
+    strategies = {
+        "bandit": lambda s: CoverageBandit(seed=s),
+        "stratified random": lambda s: StratifiedRandomSampling(seed=s),
+        "random": lambda s: RandomSampling(seed=s),
+    }
+    return replay(
+        table.vectors, codes, strategies, pool=pool, test=test, budgets=BUDGETS, seeds=SEEDS, regions=regions
+    )  # fmt: skip
+
+
+def _buy_and_fit(table: EmbeddingsTable, truth: np.ndarray, path: Path, seed: int) -> tuple[LogisticHead, int]:
+    """Buy labels in rounds, as a campaign would: suggest, label, suggest again; then fit."""
+    state = path.with_name("campaign.safetensors")
+    state.unlink(missing_ok=True)
+    y = np.full(len(table), None, object)
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    for _ in range(BUDGET // ROUND):
+        picks = suggest(table, y, ROUND, seed=seed, state=state)
+        write_suggestions(picks, path.with_name("next.csv"))
+        for pick in picks:
+            y[row_of[pick["id"]]] = truth[row_of[pick["id"]]]
+    partial = path.with_name(path.name + ".tmp")
+    with open(partial, "w", newline="") as handle:
+        rows = [(name, label) for name, label in zip(table.ids, y, strict=True) if label is not None]
+        csv.writer(handle).writerows([("id", "label"), *rows])
+    os.replace(partial, path)
+    return fit_head(table, y), len(rows)
+
+
+__all__ = ["HELD_OUT", "run_demo"]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.sample import Sample
+from .errors import DataError
 from .sensors import S2_BANDS
 
 GREY = 128
@@ -183,4 +184,28 @@ def similar_sheet(rows: Sequence[Sequence[tuple[Sample, str]]], path: str | os.P
     os.replace(partial, path)
 
 
-__all__ = ["false_colour", "radar", "similar_sheet", "true_colour"]
+def draw_similar(source, queries: Sequence[str], found, path: str | os.PathLike) -> None:
+    """Draw a sheet of queries and their neighbours from the images they were embedded from.
+
+    Args:
+        source: as `open_source` gives it.
+        queries: ids of M items of the source.
+        found: `Neighbours` of these queries.
+        path: PNG to write.
+
+    Raises:
+        DataError: the source lacks one of the items, or it cannot be read.
+    """
+    numbers = {name: n for n, name in enumerate(source.ids)}
+    missing = [name for line in (queries, *found.ids) for name in line if name not in numbers]
+    if missing:
+        raise DataError(f"the images hold no {missing[0]!r}; give the folder or table that was embedded")
+    rows = [
+        [(source[numbers[query]], query)]
+        + [(source[numbers[name]], f"{score:.3f}\n{name}") for name, score in zip(names, scores, strict=True)]
+        for query, names, scores in zip(queries, found.ids, found.scores, strict=True)
+    ]
+    similar_sheet(rows, path)
+
+
+__all__ = ["draw_similar", "false_colour", "radar", "similar_sheet", "true_colour"]

@@ -37,9 +37,10 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
-from .augment import FEWEST_TRIED, Augmentation, TrainingBatches, mask_seed
+from .augment import FEWEST_TRIED, Augmentation, TrainingBatches, augment, draw_recipe, mask_seed
 from .data import open_source
 from .data.plan import BatchPlan, read_layout, select_items
+from .data.sample import Sample
 from .embedding import Embedder
 from .errors import CheckpointError, CropLEMError, DataError
 from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
@@ -415,19 +416,31 @@ def _leave_signals_to_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def read_some(sources: Sequence, plan: BatchPlan, count: int) -> Iterator[dict]:
-    """Up to `count` samples that do not change with the run: one of each source and shape, then others, as they are."""
+def read_some(
+    sources: Sequence, plan: BatchPlan, count: int, window: tuple[int, int] | None = None
+) -> Iterator[Sample]:
+    """Up to `count` samples that do not change with the run: one of each source and shape, then others.
+
+    With `window`, a patch size and a number of tokens, images are cropped as in training, else they are whole.
+    """
     items = np.random.default_rng([plan.seed, 21]).permutation(plan.epoch(0).reshape(-1, 3)[:, :2])
     items = items[np.sort(np.unique(items, axis=0, return_index=True)[1])]
     kinds = np.concatenate([items[:, :1], plan.shapes(items)], axis=1)
     first = np.sort(np.unique(kinds, axis=0, return_index=True)[1])[:count]
     rest = np.setdiff1d(np.arange(len(items)), first)
-    chosen = items[np.concatenate([first, rest])][: 2 * count]
-    for source, row in chosen.tolist():
+    still = Augmentation(0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
+    for item in items[np.concatenate([first, rest])][: 2 * count]:
         if count == 0:
             return
         with contextlib.suppress(DataError):
-            yield sources[source][row]
+            sample = sources[item[0]][int(item[1])]
+            if window is not None:
+                recipe = draw_recipe(
+                    plan.shapes(item[None]), seed=0, number=0, patch_sizes=window[:1], max_tokens=window[1],
+                    augmentation=still,
+                )  # fmt: skip
+                sample = augment(sample, recipe, np.random.default_rng(0), still)
+            yield sample
             count -= 1
 
 
@@ -520,7 +533,8 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
 
     def draw() -> None:
         if is_main:
-            samples = list(read_some(sources, plan, PICTURE_SAMPLES))
+            window = (plain.config.patch_size, config.max_tokens)
+            samples = list(read_some(sources, plan, PICTURE_SAMPLES, window))
             results = reconstruct(plain, processor, samples, seed=config.seed)
             path = out / "pictures" / f"step-{state.step:08d}.png"
             reconstruction_sheet(

@@ -101,12 +101,12 @@ def write_suggestions(picks: Sequence[dict], path: str | os.PathLike) -> Path:
 
 
 def _reason(why) -> str:
-    """In words: what of the gain counted beside coverage."""
+    """In words: what is covered, and what else made up at least a twentieth of the gain."""
     words = [f"covers {100 * why.new_coverage:.2g} % of the pool anew"]
-    if why.uncertainty > 0:
-        words.append(f"errors are expected there ({why.error:.2f})")
-    if why.region > 0:
-        words.append(f"{why.region_name} has few places for its weight")
+    if why.uncertainty > 0.05 * why.gain:
+        words.append(f"more errors are expected there than elsewhere ({why.error:.2f})")
+    if why.region > 0.05 * why.gain:
+        words.append(f"{why.region_name} is small and counts for more")
     return "; ".join(words)
 
 

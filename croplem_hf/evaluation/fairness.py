@@ -222,7 +222,8 @@ def _encode(y: Sequence, proba: np.ndarray, classes: Sequence | None) -> tuple[n
     order = np.argsort(names)
     places = order[np.minimum(np.searchsorted(names[order], y), len(names) - 1)]
     if (names[places] != y).any():
-        raise DataError(f"class {y[names[places] != y][0]!r} has no column among the probabilities")
+        unknown = y[names[places] != y].tolist()[0]
+        raise DataError(f"class {unknown!r} has no column among the probabilities")
     return places, proba
 
 

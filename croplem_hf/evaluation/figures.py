@@ -72,7 +72,7 @@ def region_figure(tables: Mapping[str, Sequence[Mapping]], *, metric: str, level
         level: a vertical line: chance.
         caption: text below.
     """
-    first = sorted(next(iter(tables.values())), key=lambda row: -np.nan_to_num(row[metric]["value"]))
+    first = sorted(next(iter(tables.values())), key=lambda row: -np.nan_to_num(row[metric]["value"], nan=np.inf))
     place = {row["region"]: number for number, row in enumerate(first)}
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.6, 1.1 + 0.42 * len(place)), layout="constrained")

@@ -138,7 +138,7 @@ def _labelled(table: EmbeddingsTable, y: Sequence[str | None], region: str, bloc
         raise DataError("no row of the table has a label; an evaluation needs labels of two classes at least")
     text = np.array([str(label) for label in y[keep]])
     if len(np.unique(text)) < 2:
-        raise DataError(f"all {len(keep)} labels are of one class, {text[0]!r}; an evaluation needs two at least")
+        raise DataError(f"all {len(keep)} labels are of one class, {str(text[0])!r}; an evaluation needs two at least")
     regions = ["all"] * len(table)
     if region in table.metadata.column_names:
         regions = [name or "(no region)" for name in column_values(table, region)]

@@ -125,10 +125,8 @@ def test_regions_are_scored_apart():
 
 
 def test_spread_names_the_worst_and_leaves_small_regions_out():
-    rows = [
-        {"region": name, "n": n, "accuracy": {"value": value}}
-        for name, n, value in [("a", 100, 0.9), ("b", 100, 0.5), ("tiny", 29, 0.1), ("none", 50, np.nan), ("c", 30, 0.7)]
-    ]
+    values = [("a", 100, 0.9), ("b", 100, 0.5), ("tiny", 29, 0.1), ("none", 50, np.nan), ("c", 30, 0.7)]
+    rows = [{"region": name, "n": n, "accuracy": {"value": value}} for name, n, value in values]
     found = spread(rows, "accuracy")
     assert found == {
         "regions": 3, "mean": pytest.approx(0.7), "worst": 0.5, "worst_region": "b", "best": 0.9, "best_region": "a",
