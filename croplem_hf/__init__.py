@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .active import CoverageBandit as CoverageBandit
     from .data import (
+        ImageFolder as ImageFolder,
         SEN12MSFolder as SEN12MSFolder,
         SeriesTable as SeriesTable,
         check_sample as check_sample,
+        generate_scene as generate_scene,
         generate_sen12ms as generate_sen12ms,
         make_sample as make_sample,
+        open_scene as open_scene,
         open_source as open_source,
     )
     from .embedding import Embedder as Embedder
     from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
+    from .evaluation import evaluate as evaluate
+    from .heads import LogisticHead as LogisticHead, fit_head as fit_head
     from .index import EmbeddingIndex as EmbeddingIndex
+    from .labels import match_labels as match_labels, read_labels as read_labels
+    from .mapping import map_scene as map_scene
     from .model import (
         CropLEMConfig as CropLEMConfig,
         CropLEMForPreTraining as CropLEMForPreTraining,
@@ -28,9 +36,11 @@ if TYPE_CHECKING:
     )
     from .resolver import packaged_path as packaged_path, resolve_checkpoint as resolve_checkpoint
     from .table import EmbeddingsTable as EmbeddingsTable, read_table as read_table
+    from .training import TrainingConfig as TrainingConfig, load_config as load_config, train as train
 
 _WHERE = {
     "CheckpointError": "errors",
+    "CoverageBandit": "active",
     "CropLEMConfig": "model",
     "CropLEMError": "errors",
     "CropLEMForPreTraining": "model",
@@ -40,15 +50,27 @@ _WHERE = {
     "Embedder": "embedding",
     "EmbeddingIndex": "index",
     "EmbeddingsTable": "table",
+    "ImageFolder": "data",
+    "LogisticHead": "heads",
     "SEN12MSFolder": "data",
     "SeriesTable": "data",
+    "TrainingConfig": "training",
     "check_sample": "data",
+    "evaluate": "evaluation",
+    "fit_head": "heads",
+    "generate_scene": "data",
     "generate_sen12ms": "data",
+    "load_config": "training",
     "make_sample": "data",
+    "map_scene": "mapping",
+    "match_labels": "labels",
+    "open_scene": "data",
     "open_source": "data",
     "packaged_path": "resolver",
+    "read_labels": "labels",
     "read_table": "table",
     "resolve_checkpoint": "resolver",
+    "train": "training",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -10,24 +10,19 @@ bit as if it had not been; run the same command again.
 
 import argparse
 import contextlib
-import csv
 import dataclasses
-import difflib
 import hashlib
 import itertools
-import json
 import logging
 import math
 import os
-import re
 import shutil
 import signal
 import sys
 import threading
 import time
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +30,6 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file, save_file
 
 from .augment import FEWEST_TRIED, Augmentation, TrainingBatches, augment, draw_recipe, mask_seed
 from .data import open_source
@@ -45,172 +39,24 @@ from .embedding import Embedder
 from .errors import CheckpointError, CropLEMError, DataError
 from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
 from .reconstruction import reconstruct, reconstruction_sheet
+from .training_config import SourceConfig, TrainingConfig, check_keys, load_config
+from .training_files import (
+    RunFiles,
+    RunState,
+    checkpoints_in,
+    config_record,
+    load_optimizer,
+    prepare_folder,
+    read_state,
+    save_checkpoint,
+    save_model,
+)
 
 logger = logging.getLogger(__name__)
 
-# May change when a run is resumed: they do not touch what is computed. Data may move too, its content is compared.
-FREE_KEYS = (
-    "out", "time_limit_minutes", "expected_processes", "num_workers", "log_every", "checkpoint_every",
-    "keep_checkpoints", "picture_every",
-)  # fmt: skip
 CENTRE_SAMPLES = 1024
 """Samples over which the mean embedding is taken at the end of a run."""
 PICTURE_SAMPLES = 6
-_LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "samples_per_second", "data_wait_percent")
-_CHECKPOINT = re.compile(r"^step-(\d{8})$")
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """One source of samples.
-
-    path: of a SEN12MS folder or a series table; relative to where the run is started.
-    weight: how often an epoch takes each item; 0.5 takes half of them.
-    sensors, s2_level, s1_units, s2_units, s2_offset: see `open_source`.
-    where: for each column the values that are wanted, such as {source: [presto_usa]} (`select_items`).
-    test_scenes: whether to train on the official test scenes of SEN12MS too.
-    """
-
-    path: str
-    weight: float = 1.0
-    sensors: list[str] | None = None
-    s2_level: str | None = None
-    s1_units: str = "auto"
-    s2_units: str = "auto"
-    s2_offset: int | str = "auto"
-    where: dict = dataclasses.field(default_factory=dict)
-    test_scenes: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """A pretraining run.
-
-    sources: list of `SourceConfig`.
-    out: folder of checkpoints, log, pictures and, at the end, the model.
-    model: settings of a fresh model (`CropLEMConfig`); or init_from: name or folder of a checkpoint to start from.
-    steps: optimiser steps of the whole run. batch_size: samples of a batch over all processes together, which a step
-    takes gradient_accumulation_steps times.
-    learning_rate: at the end of warmup_steps; then a cosine falls to min_learning_rate. clip_norm: of the gradient.
-    mixed_precision: "no", "bf16" or "fp16"; None for what `accelerate launch` says.
-    crop_size: images are cropped to at most this many pixels; max_tokens: and so far that a sample has at most this
-    many tokens at the patch size of the step, so that small patches see small windows.
-    num_workers: loader processes a rank. expected_processes: refuse to run with another number of ranks.
-    time_limit_minutes: stop after this time with a checkpoint.
-    log_every, checkpoint_every, picture_every: in steps; the last step is always logged, saved and drawn.
-    keep_checkpoints: how many of the newest checkpoints stay.
-    augmentation: see `Augmentation`.
-    """
-
-    sources: list[SourceConfig]
-    out: str
-    model: dict = dataclasses.field(default_factory=dict)
-    init_from: str | None = None
-    seed: int = 0
-    steps: int = 10_000
-    batch_size: int = 64
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 0.0
-    warmup_steps: int = 500
-    weight_decay: float = 0.05
-    betas: list[float] = dataclasses.field(default_factory=lambda: [0.9, 0.95])
-    clip_norm: float = 1.0
-    mixed_precision: str | None = None
-    crop_size: int | None = None
-    max_tokens: int = 512
-    num_workers: int = 2
-    expected_processes: int | None = None
-    time_limit_minutes: float | None = None
-    log_every: int = 20
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
-    picture_every: int = 500
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-
-    def __post_init__(self):
-        least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_tokens": 1, "log_every": 1,
-                 "checkpoint_every": 1, "keep_checkpoints": 1, "picture_every": 1, "crop_size": 1, "seed": 0,
-                 "warmup_steps": 0, "num_workers": 0, "weight_decay": 0, "min_learning_rate": 0}  # fmt: skip
-        for key, low in least.items():
-            if getattr(self, key) is not None and getattr(self, key) < low:
-                raise DataError(f"{key} must be at least {low}, found {getattr(self, key)}")
-        for key in ("learning_rate", "clip_norm", "time_limit_minutes"):
-            if getattr(self, key) is not None and not getattr(self, key) > 0:
-                raise DataError(f"{key} must be above 0, found {getattr(self, key)}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise DataError(f"betas must be two numbers of at least 0 and below 1, found {self.betas}")
-        if self.mixed_precision not in (None, "no", "bf16", "fp16"):
-            raise DataError(f"mixed_precision must be 'no', 'bf16' or 'fp16', found {self.mixed_precision!r}")
-        if not self.sources:
-            raise DataError("sources is empty; name at least one, such as: - path: data/SEN12MS")
-        if self.model and self.init_from:
-            raise DataError("model and init_from exclude each other: a checkpoint brings its own settings")
-
-
-def load_config(path: str | os.PathLike, *, out: str | None = None) -> TrainingConfig:
-    """Read a configuration from a YAML or JSON file.
-
-    Args:
-        path: the file.
-        out: replaces its key `out`.
-
-    Raises:
-        DataError: no such file, not YAML, an unknown key, or a value of the wrong type or range.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such configuration file; scripts/pretrain_sen12ms.yaml is an example")
-    try:
-        # JSON is YAML too.
-        given = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())})") from error
-    if isinstance(given, Mapping) and out is not None:
-        given = {**given, "out": out}
-    try:
-        return _build(TrainingConfig, given, "")
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _build(cls: type, given, where: str):
-    """A dataclass from a mapping, its keys and types checked."""
-    if not isinstance(given, Mapping):
-        raise DataError(f"{where or 'the file'} must hold keys and values, found {given!r}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    _check_keys(given, fields, where)
-    for name, field in fields.items():
-        if name not in given and field.default is field.default_factory is dataclasses.MISSING:
-            raise DataError(f"{where}{name} is missing" + ("; or pass --out DIR" if name == "out" else ""))
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _convert(value, hints[name], f"{where}{name}") for name, value in given.items()})
-
-
-def _check_keys(given: Mapping, known: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), list(known), 1, 0)
-            raise DataError(f"unknown key {where}{key}; the nearest is {where}{near[0]}")
-
-
-def _convert(value, hint, where: str):
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in kinds:
-        if dataclasses.is_dataclass(kind):
-            return _build(kind, value, f"{where}.")
-        if typing.get_origin(kind) is list and isinstance(value, list):
-            return [_convert(v, typing.get_args(kind)[0], f"{where}[{n}]") for n, v in enumerate(value)]
-        if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            # YAML reads 1e-3 as text.
-            with contextlib.suppress(ValueError):
-                return float(value)
-        if kind in (int, bool, str, dict, types.NoneType) and type(value) is kind:
-            return value
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds).replace("NoneType", "null")
-    raise DataError(f"{where} must be {names}, found {value!r}")
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
@@ -249,7 +95,7 @@ def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLE
     if start is not None:
         model = CropLEMForPreTraining.from_pretrained(str(start), dtype=torch.float32)
         return model, CropLEMImageProcessor.from_pretrained(str(start))
-    _check_keys(config.model, [field.name for field in dataclasses.fields(CropLEMConfig)], "model.")
+    check_keys(config.model, [field.name for field in dataclasses.fields(CropLEMConfig)], "model.")
     try:
         model_config = CropLEMConfig(**config.model)
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -265,126 +111,6 @@ def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opt
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay
     )
-
-
-@dataclasses.dataclass
-class RunState:
-    """Where a run stands: optimiser steps done, and the losses since the last line of the log."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-
-
-def save_checkpoint(
-    folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor, optimizer, record: dict
-) -> None:
-    """Write model, processor, optimiser and `state.json` aside, then rename: a folder of this name is complete."""
-    partial = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
-    tensors = {f"{name}/{key}": value.contiguous() for name, state in states.items() for key, value in state.items()}
-    save_file(tensors, partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-
-
-def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) -> None:
-    """Give each parameter the state that `save_checkpoint` stored under its name."""
-    parameters = dict(model.named_parameters())
-    for key, value in load_file(checkpoint / "optimizer.safetensors").items():
-        name, _, kind = key.rpartition("/")
-        # AdamW counts its steps on the CPU.
-        value = value if kind == "step" else value.to(parameters[name].device)
-        optimizer.state.setdefault(parameters[name], {})[kind] = value
-
-
-def checkpoints_in(out: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    folder = out / "checkpoints"
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if _CHECKPOINT.match(path.name) and (path / "state.json").is_file())
-
-
-def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator: Accelerator) -> tuple[RunState, dict]:
-    """State of a checkpoint that belongs to this configuration and data.
-
-    Raises:
-        CheckpointError: it does not, naming the keys that differ.
-    """
-    record = json.loads((checkpoint / "state.json").read_text())
-    ours, theirs = _comparable(config_record(config)), _comparable(record["config"])
-    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    different += ["the items of the sources"] if record["data"] != data and "sources" not in different else []
-    if accelerator.mixed_precision != record["mixed_precision"]:
-        different.append("mixed_precision")
-    if different:
-        changes = ", ".join(
-            f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" if key in ours.keys() & theirs.keys() else key
-            for key in different
-        )
-        raise CheckpointError(
-            f"{checkpoint} belongs to another run, it differs in {changes}; set it back, choose another --out, or "
-            "start over with --fresh (to train further from a finished model, set init_from in a new run)"
-        )
-    if record["world_size"] != accelerator.num_processes:
-        logger.warning(
-            "the checkpoint was written by %d processes, now there are %d: the run goes on at step %d with the same "
-            "batches, %d samples a process instead of %d, but with other masks, so not bit by bit",
-            record["world_size"], accelerator.num_processes, record["step"] + 1,
-            config.batch_size // accelerator.num_processes, config.batch_size // record["world_size"],
-        )  # fmt: skip
-    return RunState(record["step"], record["loss_sum"], record["loss_count"]), record
-
-
-def config_record(config: TrainingConfig) -> dict:
-    """A configuration as JSON holds it."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def _comparable(config: dict) -> dict:
-    sources = [{key: value for key, value in source.items() if key != "path"} for source in config["sources"]]
-    return {key: value for key, value in (config | {"sources": sources}).items() if key not in FREE_KEYS}
-
-
-class RunFiles:
-    """What the main process writes beside the checkpoints: log.csv and skipped.csv."""
-
-    def __init__(self, out: Path, step: int):
-        self.log, self.skipped_file = out / "log.csv", out / "skipped.csv"
-        rows, self.skipped = _read_csv(self.log), dict(_read_csv(self.skipped_file)[1:])
-        # Steps after the checkpoint are done again.
-        rows = [row for row in rows[1:] if len(row) == len(_LOG_COLUMNS) and int(row[0]) <= step]
-        _write_csv(self.log, [_LOG_COLUMNS, *rows])
-
-    def add_row(self, row: Sequence) -> None:
-        with open(self.log, "a", newline="") as handle:
-            csv.writer(handle).writerow(row)
-
-    def add_skipped(self, bad: Sequence[tuple[str, str]]) -> None:
-        new = {id: reason for id, reason in bad if id not in self.skipped}
-        for id, reason in new.items():
-            logger.warning("skipped %s: %s", id, reason)
-        if new:
-            self.skipped |= new
-            _write_csv(self.skipped_file, [("id", "reason"), *self.skipped.items()])
-
-
-def _read_csv(path: Path) -> list[list[str]]:
-    if not path.is_file():
-        return []
-    with open(path, newline="") as handle:
-        return list(csv.reader(handle))
-
-
-def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", newline="") as handle:
-        csv.writer(handle).writerows(rows)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -486,7 +212,7 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
 
     sources, plan, data = open_data(config)
     if is_main:
-        _prepare_folder(out, fresh=resume is False)
+        prepare_folder(out, fresh=resume is False)
     accelerator.wait_for_everyone()
     checkpoint = next(reversed(checkpoints_in(out)), None)
     if checkpoint is None and resume:
@@ -621,7 +347,7 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
     elif is_main:
         centre = mean_embedding(plain, processor, read_some(sources, plan, CENTRE_SAMPLES))
         plain.croplem.embedding_centre.copy_(centre)
-        _save_model(out / "model", plain, processor)
+        save_model(out / "model", plain, processor)
         logger.info("finished: %d steps, model in %s", state.step, out / "model")
     accelerator.wait_for_everyone()
     return result
@@ -645,30 +371,6 @@ def _check_processes(accelerator: Accelerator, config: TrainingConfig) -> None:
             f"{accelerator.distributed_type.value} is not supported, checkpoints here hold whole models; run "
             "`accelerate config` and choose plain data parallelism"
         )
-
-
-def _prepare_folder(out: Path, *, fresh: bool) -> None:
-    """Make OUT, and remove what an earlier run left half-written, or all of it."""
-    out.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for name in ("checkpoints", "pictures", "model"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("log.csv", "skipped.csv"):
-            (out / name).unlink(missing_ok=True)
-    for partial in (out / "checkpoints").glob("*.tmp"):
-        shutil.rmtree(partial)
-
-
-def _save_model(folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor) -> None:
-    partial, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    for path in (partial, old):
-        shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _stop_at(what: str, step: int, loss: torch.Tensor | None, ids: Sequence[str]) -> typing.NoReturn:

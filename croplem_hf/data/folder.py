@@ -1,5 +1,6 @@
 """A user's own imagery as samples of whole places and as windows; `metadata` describes the table that lists it."""
 
+import collections
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 OVERVIEW = 256
 """Units and offset are decided on this many rows and columns, spread over the whole raster."""
+
+KEPT_SCENES = 256
 
 
 class Scene:
@@ -157,6 +160,7 @@ class ImageFolder:
         if not self._places:
             raise DataError(f"{root_or_csv}: the table lists no raster of {' or '.join(sensors)}")
         self.ids = list(self._places)
+        self._scenes: collections.OrderedDict[int, Scene] = collections.OrderedDict()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,8 +175,14 @@ class ImageFolder:
         return self.scene(i).read()
 
     def scene(self, i: int) -> Scene:
-        """Place `i` for reading by windows."""
-        return Scene(self._places[self.ids[i]])
+        """Place `i` for reading by windows; what was found out about the last ones is kept."""
+        i = range(len(self))[i]
+        if i not in self._scenes:
+            self._scenes[i] = Scene(self._places[self.ids[i]])
+            if len(self._scenes) > KEPT_SCENES:
+                self._scenes.popitem(last=False)
+        self._scenes.move_to_end(i)
+        return self._scenes[i]
 
 
 def open_scene(root_or_csv: str | os.PathLike, id: str | None = None, **options) -> Scene:
