@@ -141,13 +141,13 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
         if not (all(type(c) is str for c in classes) or all(type(c) is int for c in classes)):
             raise DataError(f"classes must be text or whole numbers to be saved, found {classes[0]!r}")
         weights = self.class_weight
+        if isinstance(weights, dict):
+            # JSON has text keys only; classes may be numbers.
+            weights = [[name.item() if isinstance(name, np.generic) else name, w] for name, w in weights.items()]
         about = {
             "format": FORMAT, "library_version": __version__, "kind": type(self).__name__, "classes": classes,
             "n_labels": self.n_labels_.tolist(), "calibrated": self.calibrated_, "dim": self.n_features_in_,
-            "parameters": self.get_params() | {
-                # JSON has text keys only; classes may be numbers.
-                "class_weight": [[_plain(k), v] for k, v in weights.items()] if isinstance(weights, dict) else weights
-            },
+            "parameters": self.get_params() | {"class_weight": weights},
             "content_hash": self.content_hash_, "patch": self.patch_, "unit": self.info_.get("unit"),
             "settings": {key: self.info_[key] for key in SETTINGS if key in self.info_}, "info": self.info_,
         }  # fmt: skip
@@ -290,10 +290,6 @@ def _check_finite(X: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
     if len(bad):
         raise DataError(f"row {bad[0]} of X holds NaN or infinite values ({len(bad)} such rows); leave them out")
-
-
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _sha256(path: Path) -> str:

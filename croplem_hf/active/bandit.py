@@ -7,31 +7,26 @@ is its expected error, linear in a context and learned from the labels that were
 
 import dataclasses
 import hashlib
-import heapq
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 
 from ..errors import CheckpointError, DataError
+from .coverage import Space, draw_landmarks, lazy_greedy, region_weights
 from .strategies import MISSING, Pool, Strategy, fitted_head, stratified_rows
 
 FORMAT = 1
-LANDMARKS = 2_000
-LANDMARKS_PER_REGION = 10
 RANDOM_CANDIDATES = 1_500
 TOP_CANDIDATES = 2_500
 # Contexts are computed for so many random candidates at most: the cost of a round then hardly depends on the pool.
 SCREENED = 50_000
-NEIGHBOURS = 10
 WIDTH = 0.7
-WEIGHTS = (0.2, 5.0)
 ERRORS = (0.01, 1.0)
 RIDGE = 1.0
 CONTEXT = ("constant", "margin", "doubt", "distance", "density", "rarity")
@@ -167,7 +162,7 @@ class CoverageBandit(Strategy):
         self._receive(pool.y)
         share = np.bincount(pool.region, minlength=len(pool.regions)) / len(pool.X)
         weight = region_weights(share, self.rho)
-        landmarks, stands_for = _draw_landmarks(pool.region, share, rng)
+        landmarks, stands_for = draw_landmarks(pool.region, share, rng)
         # Every region gives as many as any other, or the smallest would have hardly a candidate in a large pool.
         screened = stratified_rows(
             rng.permutation(pool.candidates), pool.region, np.zeros(len(share)), min(SCREENED, len(pool.candidates)),
@@ -175,7 +170,7 @@ class CoverageBandit(Strategy):
         )
         rng.shuffle(screened)
         head = fitted_head(self.head, pool.X, pool.y)
-        space = _Space(pool.X, landmarks)
+        space = Space(pool.X, landmarks)
         known = np.flatnonzero(_marked(pool.y != MISSING, self.pending_, True))
         anchors = known if len(known) else rng.choice(len(pool.X), min(pool.batch_size, len(pool.X)), replace=False)
         width = max(WIDTH * float(np.median(space.nearest(landmarks, anchors))), 1e-6)
@@ -236,7 +231,7 @@ class CoverageBandit(Strategy):
         self._batches = [batch for batch in waiting if len(batch.rows)]
 
     def _contexts(
-        self, pool: Pool, rows: np.ndarray, space: "_Space", known: np.ndarray, head: BaseEstimator | None
+        self, pool: Pool, rows: np.ndarray, space: "Space", known: np.ndarray, head: BaseEstimator | None
     ) -> np.ndarray:
         """Contexts of rows (n,), float64 (n, 6 + R); all parts lie between 0 and 1."""
         context = np.zeros((len(rows), len(CONTEXT) + len(pool.regions)))
@@ -327,82 +322,6 @@ class CoverageBandit(Strategy):
         return bandit
 
 
-def region_weights(share: np.ndarray, rho: float) -> np.ndarray:
-    """Weights ~ share ** -rho of regions with `share` (R,) of the pool, mean 1 over the pool, clipped to [0.2, 5]."""
-    raw = share**-rho
-    return np.clip(raw / np.sum(share * raw), *WEIGHTS)
-
-
-def lazy_greedy(
-    kernel: np.ndarray, covered: np.ndarray, weight: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates that together cover most, one after the other (Minoux 1978: gains only fall, so old ones are bounds).
-
-    Args:
-        kernel: float (C, M), how much candidate c covers landmark m, 0 to 1.
-        covered: float (M,), how much of each landmark is covered already.
-        weight: float (M,), value of each landmark, not negative.
-        count: how many, at most C.
-
-    Returns:
-        int64 (count,), the candidates in order, and float64 (count, M), what each newly covers.
-    """
-    covered = covered.astype(np.float64)
-    bounds = np.array([np.maximum(line - covered, 0) @ weight for line in kernel])
-    heap = [(-bound, number, 0) for number, bound in enumerate(bounds)]
-    heapq.heapify(heap)
-    chosen, gained = [], []
-    while len(chosen) < count:
-        _, number, turn = heapq.heappop(heap)
-        new = np.maximum(kernel[number] - covered, 0)
-        if turn == len(chosen):
-            chosen.append(number)
-            gained.append(new)
-            covered = covered + new
-        else:
-            heapq.heappush(heap, (-(new @ weight), number, len(chosen)))
-    return np.array(chosen, np.int64), np.array(gained)
-
-
-class _Space:
-    """Centred embeddings of length one, made for the rows that are asked for, and distances between them."""
-
-    def __init__(self, X: np.ndarray, landmarks: np.ndarray):
-        self.X = X
-        self.mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.landmarks = landmarks
-        self.marks = self.vectors(landmarks)
-        self.ranks = np.sort(self._closeness(landmarks))
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (n, D); a row that equals the mean stays zero."""
-        vectors = self.X[rows] - self.mean
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1))
-
-    def nearest(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Distance of each row to the nearest of `others`, float64 (n,), 0 to 2."""
-        squares, _ = faiss.knn(self.vectors(rows), self.vectors(others), 1)
-        return np.sqrt(np.maximum(squares[:, 0], 0).astype(np.float64))
-
-    def squares(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Squared distances, float32 (n, m)."""
-        return np.maximum(faiss.pairwise_distances(self.vectors(rows), self.vectors(others)), 0)
-
-    def density(self, rows: np.ndarray) -> np.ndarray:
-        """Share of landmarks in sparser surroundings than a row, float64 (n,), 0 to 1."""
-        return np.searchsorted(self.ranks, self._closeness(rows)) / len(self.ranks)
-
-    def _closeness(self, rows: np.ndarray) -> np.ndarray:
-        """Minus the mean squared distance to the nearest landmarks, not counting the row itself."""
-        count = min(NEIGHBOURS + 1, len(self.landmarks))
-        squares, numbers = faiss.knn(self.vectors(rows), self.marks, count)
-        own = self.landmarks[numbers] == rows[:, None]
-        # Where the row itself is not among them, the last one goes, so that all means are over equally many.
-        own[:, -1] |= ~own.any(axis=1)
-        return -np.sum(np.where(own, 0, squares), axis=1) / max(count - 1, 1)
-
-
 def _describe(X: np.ndarray, regions: list[str]) -> dict:
     """What tells one pool from another: its size, regions, and a hash of a few hundred of its rows."""
     picked = np.linspace(0, len(X) - 1, min(FINGERPRINT_ROWS, len(X))).astype(int)
@@ -415,16 +334,6 @@ def _marked(mask: np.ndarray, rows: np.ndarray, value: bool) -> np.ndarray:
     mask = mask.copy()
     mask[rows] = value
     return mask
-
-
-def _draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Random rows that stand for the pool, some from every region, and the share of the pool that each stands for."""
-    order = rng.permutation(len(region))
-    size = np.bincount(region, minlength=len(share))
-    quota = np.ceil(share * min(LANDMARKS, len(region))).astype(int)
-    quota = np.minimum(np.maximum(quota, LANDMARKS_PER_REGION), size)
-    rows = np.concatenate([order[region[order] == number][:count] for number, count in enumerate(quota)])
-    return rows, (share / quota)[region[rows]]
 
 
 def _shortlist(screened: np.ndarray, scores: np.ndarray, landmarks: np.ndarray, count: int) -> np.ndarray:
@@ -462,4 +371,4 @@ def _explain(
     ]
 
 
-__all__ = ["Batch", "CoverageBandit", "Explanation", "lazy_greedy", "region_weights"]
+__all__ = ["Batch", "CoverageBandit", "Explanation"]

@@ -10,7 +10,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from croplem_hf.active import MISSING, CoverageBandit, RandomSampling
-from croplem_hf.active.bandit import lazy_greedy, region_weights
+from croplem_hf.active.coverage import lazy_greedy, region_weights
 from croplem_hf.errors import CheckpointError, DataError
 
 

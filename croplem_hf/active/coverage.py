@@ -1,0 +1,100 @@
+"""What a batch covers: distances between embeddings, landmarks that stand for a pool, and greedy coverage of them."""
+
+import heapq
+
+import faiss
+import numpy as np
+
+LANDMARKS = 2_000
+LANDMARKS_PER_REGION = 10
+NEIGHBOURS = 10
+WEIGHTS = (0.2, 5.0)
+
+
+def region_weights(share: np.ndarray, rho: float) -> np.ndarray:
+    """Weights ~ share ** -rho of regions with `share` (R,) of the pool, mean 1 over the pool, clipped to [0.2, 5]."""
+    raw = share**-rho
+    return np.clip(raw / np.sum(share * raw), *WEIGHTS)
+
+
+def lazy_greedy(
+    kernel: np.ndarray, covered: np.ndarray, weight: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates that together cover most, one after the other (Minoux 1978: gains only fall, so old ones are bounds).
+
+    Args:
+        kernel: float (C, M), how much candidate c covers landmark m, 0 to 1.
+        covered: float (M,), how much of each landmark is covered already.
+        weight: float (M,), value of each landmark, not negative.
+        count: how many, at most C.
+
+    Returns:
+        int64 (count,), the candidates in order, and float64 (count, M), what each newly covers.
+    """
+    covered = covered.astype(np.float64)
+    bounds = np.array([np.maximum(line - covered, 0) @ weight for line in kernel])
+    heap = [(-bound, number, 0) for number, bound in enumerate(bounds)]
+    heapq.heapify(heap)
+    chosen, gained = [], []
+    while len(chosen) < count:
+        _, number, turn = heapq.heappop(heap)
+        new = np.maximum(kernel[number] - covered, 0)
+        if turn == len(chosen):
+            chosen.append(number)
+            gained.append(new)
+            covered = covered + new
+        else:
+            heapq.heappush(heap, (-(new @ weight), number, len(chosen)))
+    return np.array(chosen, np.int64), np.array(gained)
+
+
+class Space:
+    """Centred embeddings of length one, made for the rows that are asked for, and distances between them."""
+
+    def __init__(self, X: np.ndarray, landmarks: np.ndarray):
+        self.X = X
+        self.mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.landmarks = landmarks
+        self.marks = self.vectors(landmarks)
+        self.ranks = np.sort(self._closeness(landmarks))
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (n, D); a row that equals the mean stays zero."""
+        vectors = self.X[rows] - self.mean
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1))
+
+    def nearest(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Distance of each row to the nearest of `others`, float64 (n,), 0 to 2."""
+        squares, _ = faiss.knn(self.vectors(rows), self.vectors(others), 1)
+        return np.sqrt(np.maximum(squares[:, 0], 0).astype(np.float64))
+
+    def squares(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Squared distances, float32 (n, m)."""
+        return np.maximum(faiss.pairwise_distances(self.vectors(rows), self.vectors(others)), 0)
+
+    def density(self, rows: np.ndarray) -> np.ndarray:
+        """Share of landmarks in sparser surroundings than a row, float64 (n,), 0 to 1."""
+        return np.searchsorted(self.ranks, self._closeness(rows)) / len(self.ranks)
+
+    def _closeness(self, rows: np.ndarray) -> np.ndarray:
+        """Minus the mean squared distance to the nearest landmarks, not counting the row itself."""
+        count = min(NEIGHBOURS + 1, len(self.landmarks))
+        squares, numbers = faiss.knn(self.vectors(rows), self.marks, count)
+        own = self.landmarks[numbers] == rows[:, None]
+        # Where the row itself is not among them, the last one goes, so that all means are over equally many.
+        own[:, -1] |= ~own.any(axis=1)
+        return -np.sum(np.where(own, 0, squares), axis=1) / max(count - 1, 1)
+
+
+def draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows that stand for the pool, some from every region, and the share of the pool that each stands for."""
+    order = rng.permutation(len(region))
+    size = np.bincount(region, minlength=len(share))
+    quota = np.ceil(share * min(LANDMARKS, len(region))).astype(int)
+    quota = np.minimum(np.maximum(quota, LANDMARKS_PER_REGION), size)
+    rows = np.concatenate([order[region[order] == number][:count] for number, count in enumerate(quota)])
+    return rows, (share / quota)[region[rows]]
+
+
+__all__ = ["LANDMARKS", "LANDMARKS_PER_REGION", "Space", "draw_landmarks", "lazy_greedy", "region_weights"]

@@ -1,0 +1,159 @@
+"""suggest, fit, map, evaluate and data sample, through the command line."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from croplem_hf import LogisticHead, generate_scene, read_table
+from croplem_hf.cli import main
+from croplem_hf.data.geotiff import read_geotiff
+
+
+def write_labels(path, rows, header=("id", "label")):
+    with open(path, "w", newline="") as handle:
+        csv.writer(handle).writerows([header, *rows])
+    return str(path)
+
+
+def read_rows(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Embeddings of three invented regions with two classes, as a foreign table, and the true labels."""
+    rng = np.random.default_rng(0)
+    n = 180
+    label = np.array(["cropland", "other"])[rng.integers(0, 2, n)]
+    region = np.array(["north", "south", "east"])[np.arange(n) % 3]
+    vectors = rng.normal(size=(n, 8)) + 2 * (label == "cropland")[:, None] * np.eye(8)[0]
+    flat = pa.array(vectors.astype(np.float32).ravel())
+    columns = {
+        "id": [f"p{i}" for i in range(n)],
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, 8),
+        "region": region, "label": label, "block": [f"{name}{i // 18}" for i, name in enumerate(region)],
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("pool") / "pool.parquet"
+    pq.write_table(pa.table(columns), path)
+    return str(path), dict(zip(columns["id"], label.tolist(), strict=True))
+
+
+def test_a_campaign_goes_on_with_the_labels_that_came(pool, tmp_path, capsys):
+    table, truth = pool
+    out, state = tmp_path / "next.csv", tmp_path / "campaign.state"
+    assert main(["suggest", table, "-n", "10", "--out", str(out), "--state", str(state)]) == 0
+    first = read_rows(out)
+    assert len(first) == 10 and all(row["label"] == "" and row["reason"] for row in first)
+    gains = [float(row["gain"]) for row in first]
+    parts = [sum(float(row[k]) for k in ("coverage", "uncertainty", "region_weighting")) for row in first]
+    np.testing.assert_allclose(gains, parts, rtol=1e-4)
+    # Half of the labels come; the other half is waited for and not offered again.
+    labels = write_labels(tmp_path / "labels.csv", [(row["id"], truth[row["id"]]) for row in first[:5]])
+    assert main(["suggest", table, "--labels", labels, "-n", "10", "--out", str(out), "--state", str(state)]) == 0
+    second = [row["id"] for row in read_rows(out)]
+    assert not {row["id"] for row in first} & set(second)
+    assert "5 are labelled" in capsys.readouterr().out
+    assert main(["suggest", table, "-n", "5", "--out", str(out), "--state", str(state), "--seed", "9"]) == 1
+    assert "seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["bandit", "stratified", "random", "margin"])
+def test_every_strategy_gives_new_items_and_the_same_ones_again(pool, tmp_path, strategy):
+    table, truth = pool
+    labels = write_labels(tmp_path / "labels.csv", list(truth.items())[:30])
+    found = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.csv"
+        arguments = ["suggest", table, "--labels", labels, "-n", "12", "--out", str(out), "--strategy", strategy]
+        assert main(arguments) == 0
+        found.append([row["id"] for row in read_rows(out)])
+    assert found[0] == found[1] and len(set(found[0])) == 12
+    assert not set(found[0]) & set(list(truth)[:30])
+
+
+def test_suggest_gives_what_is_left_and_then_says_so(pool, tmp_path, capsys):
+    table, truth = pool
+    labels, out = tmp_path / "labels.csv", str(tmp_path / "next.csv")
+    write_labels(labels, list(truth.items())[:-3])
+    assert main(["suggest", table, "--labels", str(labels), "-n", "10", "--out", out]) == 0
+    assert "3 of 180" in capsys.readouterr().out
+    write_labels(labels, truth.items())
+    assert main(["suggest", table, "--labels", str(labels), "-n", "10", "--out", out]) == 1
+    assert "nothing left to choose" in capsys.readouterr().err
+
+
+def test_fit_and_evaluate(pool, tmp_path, capsys):
+    table, truth = pool
+    labels = write_labels(tmp_path / "labels.csv", truth.items())
+    assert main(["fit", table, "--labels", labels, str(tmp_path / "head")]) == 0
+    assert "head of 2 classes" in capsys.readouterr().out
+    head, vectors = LogisticHead.load(tmp_path / "head"), read_table(table).vectors
+    assert (head.predict(vectors) == np.array(list(truth.values()))).mean() > 0.75
+    report = tmp_path / "report"
+    arguments = ["evaluate", table, "--label-column", "label", "--out", str(report), "--seeds", "1", "--quiet"]
+    assert main(arguments) == 0
+    figures = json.loads((report / "figures.json").read_text())
+    assert {row["region"] for row in figures["transfer"]["regions"]} == {"north", "south", "east"}
+    assert (report / "report.html").stat().st_size > 10_000 and (report / "regions.csv").is_file()
+    assert "region left out" in capsys.readouterr().out
+
+
+BAD_LABELS = {
+    "unknown ids": ([("x1", "a"), ("x2", "b")], "none of the 2 labelled ids"),
+    "conflict": ([("p1", "a"), ("p1", "b")], "'p1' is labelled 'a' and 'b'"),
+    "one class": ([("p1", "a"), ("p2", "a")], "one class"),
+    "no rows": ([], "no rows below the header"),
+    "no label": ([("p1", ""), ("p2", "")], "no row of the table has a label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_bad_label_files_are_one_clear_line(pool, tmp_path, capsys, name):
+    rows, text = BAD_LABELS[name]
+    labels = write_labels(tmp_path / "labels.csv", rows)
+    assert main(["fit", pool[0], "--labels", labels, str(tmp_path / "head")]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("croplem fit: ") and text in lines[-1]
+    assert not (tmp_path / "head").exists()
+
+
+def test_some_unknown_ids_are_told_and_the_rest_is_used(pool, tmp_path, caplog):
+    table, truth = pool
+    labels = write_labels(tmp_path / "labels.csv", [*truth.items(), ("elsewhere", "cropland")])
+    assert main(["fit", table, "--labels", labels, str(tmp_path / "head")]) == 0
+    assert "1 of 181 labelled ids are not in the table" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["fit", "evaluate"])
+def test_filters_and_columns_that_do_not_exist(pool, tmp_path, capsys, verb):
+    out = ["--out", str(tmp_path / "x")] if verb == "evaluate" else [str(tmp_path / "x")]
+    assert main([verb, pool[0], "--label-column", "crop", *out]) == 1
+    assert "no column 'crop'" in capsys.readouterr().err
+    assert main([verb, pool[0], "--label-column", "label", "--where", "region=west", *out]) == 1
+    assert "no row has region=west" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([verb, pool[0], *out])
+    assert stop.value.code == 2 and "--labels" in capsys.readouterr().err
+
+
+def test_sample_embed_fit_map(tmp_path, capsys):
+    sample, table = tmp_path / "sample", tmp_path / "patches.parquet"
+    assert main(["data", "sample", str(sample), "--scenes", "2", "--patches", "16", "--size", "64"]) == 0
+    assert main(["embed", str(sample), str(table), "--quiet"]) == 0
+    labels = str(sample / "labels.csv")
+    assert main(["fit", str(table), "--labels", labels, str(tmp_path / "head")]) == 0
+    scene = generate_scene(tmp_path / "scene", "iran", size=128)
+    arguments = ["map", str(scene), str(tmp_path / "map.tif"), "--head", str(tmp_path / "head"), "--quiet"]
+    assert main(arguments) == 0
+    found, grid = read_geotiff(tmp_path / "map.tif")
+    assert found.shape == (3, 128, 128) and set(np.unique(found[0])) <= {0, 1}
+    assert grid.transform == read_geotiff(scene / "s1.tif")[1].transform
+    capsys.readouterr()
+    assert main(["map", str(tmp_path / "nowhere"), str(tmp_path / "m.tif"), "--head", str(tmp_path / "head")]) == 1
+    assert main(["map", str(scene), str(tmp_path / "m.tif"), "--head", str(tmp_path / "nothing")]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 2 and not (tmp_path / "m.tif").exists()
