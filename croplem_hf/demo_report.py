@@ -139,10 +139,8 @@ def write_demo_report(
             paragraph(
                 f"On the patches of {held_out} that were not labelled, by a head on {elsewhere} chosen labels of other "
                 f"places, and by one on {local} of its own besides. "
-                + "; ".join(
-                    f"{name}: expected calibration error {found['ece']:.2f}, Brier score {found['brier']:.3f}"
-                    for name, found in errors.items()
-                )
+                + "Expected calibration error and Brier score: "
+                + "; ".join(f"{found['ece']:.2f} and {found['brier']:.3f}, {name}" for name, found in errors.items())
                 + ". Patches overlap, so that those tested share ground with those labelled."
             ),
             reliability_figure(points, of="cropland"),

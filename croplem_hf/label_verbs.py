@@ -11,7 +11,10 @@ def add_verbs(verb) -> None:
     _table_arguments(suggest, labels_required=False)
     suggest.add_argument("-n", type=_count, default=50, help="how many (default 50)")
     suggest.add_argument("--out", type=Path, required=True, metavar="NEXT.csv", help="CSV to write")
-    suggest.add_argument("--strategy", choices=("bandit", "stratified", "random", "margin"), default="bandit")
+    suggest.add_argument(
+        "--strategy", choices=("bandit", "stratified", "random", "margin"), default="bandit",
+        help="bandit (default) for a pool that is to be mapped itself; random or stratified for what gets no labels",
+    )  # fmt: skip
     suggest.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
 
