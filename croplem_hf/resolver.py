@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = "croplem/mae-s1s2"
 # How long the Hub may take to answer: briefly where a packaged copy can serve, else as long as the stock client waits.
 PROBE_SECONDS, PATIENT_PROBE_SECONDS = 2.0, 10.0
+_told: set[str] = set()
 NOT_FOUND = "no such repository on the Hub (404)"
 PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md")
 OPTIONS = ("revision", "token", "force_download", "cache_dir", "local_files_only")
@@ -113,7 +114,10 @@ def resolve_checkpoint(
         reason += ", and the cache holds no whole copy"
     if packaged_may_serve:
         path = packaged_path()
-        logger.warning("checkpoint %s: packaged with the library, %s (%s)", name, path, reason)
+        # Said aloud once: model, processor and embedder of one name are three calls.
+        level = logging.INFO if reason in _told else logging.WARNING
+        _told.add(reason)
+        logger.log(level, "checkpoint %s: packaged with the library, %s (%s)", name, path, reason)
         return path
     if name == DEFAULT_CHECKPOINT:
         reason += "; the packaged copy serves only without revision, token and force_download"

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Readers touch files, and test machines are shared: time says nothing about a single example.
-settings.register_profile("croplem", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+# Readers touch files, and test machines are shared: time says nothing about a single example. Every run has the same
+# examples, so that a failure is one of the code; `--hypothesis-profile=search` looks for new ones.
+quiet = {"deadline": None, "max_examples": 25, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("croplem", derandomize=True, **quiet)
+settings.register_profile("search", **quiet)
 settings.load_profile("croplem")
 
 

@@ -277,7 +277,7 @@ def wait_for(condition, process, seconds=60):
 
 
 def test_a_killed_and_an_interrupted_run_lose_and_double_nothing(tmp_path):
-    rows = 2048
+    rows = 8192  # sixteen parts: the signal comes in time on a busy machine too
     source, out = series(tmp_path / "series.parquet", rows, dates=6, block=list(range(rows))), tmp_path / "e.parquet"
     parts = tmp_path / "e.parquet.parts"
     command, env = [*CROPLEM, "embed", str(source), str(out)], os.environ | {"OMP_NUM_THREADS": "1"}
@@ -292,7 +292,7 @@ def test_a_killed_and_an_interrupted_run_lose_and_double_nothing(tmp_path):
         process.send_signal(stop)
         _, err = process.communicate(timeout=60)
         assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[stop]
-        assert not out.exists() and 0 < finished() < 4
+        assert not out.exists() and 0 < finished() < 16
         errors.append(re.split(r"[\r\n]+", err.decode()))
         written.append(sorted((path.name, path.stat().st_mtime_ns) for path in parts.glob("part-*.parquet")))
     assert set(written[0]) < set(written[1]), "the second run did the work of the first anew"
@@ -322,19 +322,3 @@ def test_a_reader_that_leaves_early_is_no_error(embedded):
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait(60)) == (b"", 0)
-
-
-def test_the_demo(tmp_path, capsys, monkeypatch):
-    from croplem_hf.data import synthetic
-
-    monkeypatch.setattr(
-        "croplem_hf.data.generate_sen12ms",
-        lambda root, seed: synthetic.generate_sen12ms(root, seed=seed, patches_per_scene=3, size=32),
-        raising=False,
-    )
-    code, out, _ = run(capsys, "demo", "--out", tmp_path / "demo")
-    assert code == 0 and out.startswith("12 generated patches (no real place) of 4 scenes")
-    made = ["embeddings.parquet", "index", "sen12ms", "similar.png"]
-    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == made
-    code, out, _ = run(capsys, *out.splitlines()[-1].partition("croplem ")[2].split())
-    assert code == 0 and len(out.splitlines()) == 11
