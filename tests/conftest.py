@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the real data where there is some, and a small invented SEN12MS tree."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ quiet = {"deadline": None, "max_examples": 25, "suppress_health_check": [HealthC
 settings.register_profile("croplem", derandomize=True, **quiet)
 settings.register_profile("search", **quiet)
 settings.load_profile("croplem")
+
+# A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
