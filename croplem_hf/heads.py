@@ -158,7 +158,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
                 shutil.rmtree(leftover)
         partial.mkdir(parents=True)
         tensors = {name: np.atleast_1d(getattr(self, name)) for name in TENSORS}
-        save_file(tensors, partial / FILES[1])
+        # safetensors writes the memory as it lies, which the solver may have left in columns.
+        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, partial / FILES[1])
         about["sha256"] = _sha256(partial / FILES[1])
         (partial / FILES[0]).write_text(json.dumps(about, indent=1))
         if folder.exists():

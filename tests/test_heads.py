@@ -136,6 +136,14 @@ def test_refuses_what_it_cannot_learn_from():
         fit_head(make_table(X, gsd=[1.0] * 20), [None] * 20)
 
 
+def test_coefficients_stored_by_columns_come_back_too(tmp_path):
+    X, codes = blobs(classes=3)
+    head = LogisticHead().fit(X, codes)
+    head.coef_ = np.asfortranarray(head.coef_)
+    head.save(tmp_path / "head")
+    np.testing.assert_array_equal(LogisticHead.load(tmp_path / "head").coef_, head.coef_)
+
+
 @pytest.mark.parametrize("names", [["crop", "other"], [3, 11], ["a", "b", "ü"]])
 def test_comes_back_from_its_files_bit_for_bit(tmp_path, names):
     X, codes = blobs(classes=len(names))

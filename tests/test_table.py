@@ -329,6 +329,7 @@ def test_bad_tables_are_refused(tmp_path, message):
     assert message in str(error.value) and str(tmp_path / "e.parquet") in str(error.value)
 
 
+@pytest.mark.skipif(int(pa.__version__.split(".")[0]) < 26, reason="older pyarrow cannot read nulls in such a column")
 def test_a_null_in_a_fixed_size_column_is_refused(tmp_path):
     column = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
     pq.write_table(pa.table({"id": ["a", "b"], "embedding": column}), tmp_path / "e.parquet")

@@ -128,6 +128,7 @@ def test_sensors_can_be_chosen(tmp_path, rng):
         SeriesTable(path, sensors=["s4"])
 
 
+@pytest.mark.skipif(int(pa.__version__.split(".")[0]) < 26, reason="older pyarrow cannot read nulls in such a column")
 def test_fixed_size_lists_nulls_and_date_types(tmp_path, rng):
     days = [datetime.date(2019, 1, 15), datetime.date(2019, 1, 15), datetime.date(2020, 2, 15)]
     rows = [row(rng, s1=None, dates=days), row(rng, dates=days)]
