@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import CropLEMError, DataError
-from .label_verbs import add_verbs as add_label_verbs
+from .label_verbs import add_verbs as add_label_verbs, seed_number
 
 EXAMPLES = """examples:
   croplem demo --out croplem-demo
@@ -116,11 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--patches", type=int, default=16, help="patches of each (default 16)")
     sample.add_argument("--size", type=int, default=256, help="pixels along a side of a patch (default 256)")
     sample.add_argument("--clouds", type=float, default=0.0, help="share under cloud in every second place (default 0)")
-    sample.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    sample.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
 
     demo = verb("demo", _demo, "The whole chain on an invented sample, with a report; some minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
-    demo.add_argument("--seed", type=int, default=0, help="of the generated sample (default 0)")
+    demo.add_argument("--seed", type=seed_number, default=0, help="of the generated sample (default 0)")
     return parser
 
 
@@ -206,7 +206,7 @@ def _similar(args: argparse.Namespace) -> None:
         print(f"picture in {args.picture}", file=sys.stderr)
     metadata = iter(index.metadata.take(found.rows.ravel()).to_pylist())
     rows = [
-        {"query": query, "rank": rank, "score": round(float(score), 4), **next(metadata)}
+        next(metadata) | {"query": query, "rank": rank, "score": round(float(score), 4)}
         for query, scores in zip(args.id, found.scores, strict=True)
         for rank, score in enumerate(scores, 1)
     ]
@@ -233,6 +233,8 @@ def _info(args: argparse.Namespace) -> None:
 def _data_sample(args: argparse.Namespace) -> None:
     from .data import generate_sen12ms, open_source
 
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise DataError(f"{args.out}: exists and is not empty; give the name of a new folder")
     root = generate_sen12ms(
         args.out, seed=args.seed, scenes=args.scenes, patches_per_scene=args.patches, size=args.size, clouds=args.clouds
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .active import CoverageBandit, RandomSampling, StratifiedRandomSampling, replay
-from .active.suggest import suggest, write_suggestions
+from .active.suggest import suggest
 from .data import generate_scene, generate_sen12ms, open_scene, open_source
 from .data.geotiff import read_geotiff
 from .data.synthetic import PLACES
@@ -120,12 +120,19 @@ def _claim(out: Path, seed: int) -> None:
     """Mark a folder as this demo's, or refuse one of another seed."""
     about = out / "demo.json"
     if about.exists():
-        found = json.loads(about.read_text())["seed"]
+        try:
+            found = json.loads(about.read_text())["seed"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{about}: is damaged; remove the folder, or give another") from error
         if found != seed:
             raise DataError(f"{out}: holds a demo of seed {found}, not {seed}; give another folder")
         return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: exists and is no demo; give the name of a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    about.write_text(json.dumps({"seed": seed}))
+    partial = about.with_name(about.name + ".tmp")
+    partial.write_text(json.dumps({"seed": seed}))
+    os.replace(partial, about)
 
 
 class _step:
@@ -180,8 +187,7 @@ def _buy(
     part, y = table.select(pool), y.copy()
     row_of = {name: row for row, name in enumerate(table.ids)}
     for _ in range(budget // ROUND):
-        picks = suggest(part, y[pool], ROUND, seed=seed, state=state)
-        write_suggestions(picks, out / "next.csv")
+        picks = suggest(part, y[pool], ROUND, seed=seed, state=state, out=out / "next.csv")
         for pick in picks:
             y[row_of[pick["id"]]] = truth[row_of[pick["id"]]]
     return y

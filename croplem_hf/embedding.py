@@ -325,6 +325,7 @@ def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
     row["transform"] = None if sample.get("transform") is None else [float(v) for v in sample["transform"]]
     used = [s for s in SENSORS if s in (sensors or SENSORS) and sample[s] is not None]
     row["sensors"] = "+".join(used)
+    row |= {"s1_kind": sample.get("s1_kind"), "s2_level": sample.get("s2_level") if "s2" in used else None}
     row["height"], row["width"] = sample[used[0]].shape[2:]
     if sample.get("lc") is not None:
         codes, counts = np.unique(sample["lc"][0], return_counts=True)

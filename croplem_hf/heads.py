@@ -36,7 +36,7 @@ from .table import SETTINGS, EmbeddingsTable
 FORMAT = 1
 FILES = ("head.json", "head.safetensors")
 TENSORS = ("mean_", "scale_", "coef_", "intercept_", "temperature_")
-PATCH = ("height", "width", "gsd", "sensors")
+PATCH = ("height", "width", "gsd", "sensors", "s2_level")
 TEMPERATURES = (0.05, 50.0)
 # Seconds on 17,681 x 128: two classes 0.08, 0.5 by newton-cg, 1.1 by lbfgs; on 3,907 x 128, ten classes 2.0, 0.5, 1.2.
 SOLVERS = {True: "newton-cholesky", False: "newton-cg"}

@@ -9,17 +9,19 @@ def add_verbs(verb) -> None:
     """Add the parsers; `verb(name, run, text)` makes one."""
     suggest = verb("suggest", _suggest, "Choose the next items to label, with reasons, into a CSV to fill in.")
     _table_arguments(suggest, labels_required=False)
+    _region_argument(suggest)
     suggest.add_argument("-n", type=_count, default=50, help="how many (default 50)")
     suggest.add_argument("--out", type=Path, required=True, metavar="NEXT.csv", help="CSV to write")
     suggest.add_argument(
         "--strategy", choices=("bandit", "stratified", "random", "margin"), default="bandit",
         help="bandit (default) for a pool that is to be mapped itself; random or stratified for what gets no labels",
     )  # fmt: skip
-    suggest.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    suggest.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
 
     fit = verb("fit", _fit, "Fit a calibrated logistic head to the labels of an embeddings table.")
     _table_arguments(fit)
+    _block_argument(fit)
     fit.add_argument("out", type=Path, metavar="OUT", help="head folder to write")
     fit.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
 
@@ -35,8 +37,9 @@ def add_verbs(verb) -> None:
 
     judge = verb("evaluate", _evaluate, "Measure embeddings on labels: unseen regions, few labels, calibration.")
     _table_arguments(judge)
+    _region_argument(judge)
+    _block_argument(judge)
     judge.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder of report, figures and tables")
-    judge.add_argument("--block", default="block", metavar="COLUMN", help="column of spatial blocks (default: block)")
     judge.add_argument("--seeds", type=int, default=5, help="replays of label buying, 0 for none (default 5)")
     judge.add_argument("--title", default="Evaluation of embeddings", help="heading of the report")
     judge.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -50,7 +53,22 @@ def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = Tr
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that fit; may be repeated"
     )
+
+
+def _region_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", default="region", metavar="COLUMN", help="column of regions (default: region)")
+
+
+def _block_argument(parser: argparse.ArgumentParser) -> None:
+    text = "column of spatial blocks, which are never split (default: block)"
+    parser.add_argument("--block", default="block", metavar="COLUMN", help=text)
+
+
+def seed_number(text: str) -> int:
+    """A seed on the command line."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 def _count(text: str) -> int:
@@ -71,13 +89,12 @@ def _labelled_table(args: argparse.Namespace):
 
 
 def _suggest(args: argparse.Namespace) -> None:
-    from .active.suggest import suggest, write_suggestions
+    from .active.suggest import suggest
 
     table, y = _labelled_table(args)
     picks = suggest(
-        table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, state=args.state
+        table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, state=args.state, out=args.out
     )  # fmt: skip
-    write_suggestions(picks, args.out)
     known = sum(label is not None for label in y)
     print(f"{len(picks)} of {len(table)} items to label next ({known} are labelled) in {args.out}")
 
@@ -86,7 +103,7 @@ def _fit(args: argparse.Namespace) -> None:
     from .heads import fit_head
 
     table, y = _labelled_table(args)
-    head = fit_head(table, y, class_weight=args.class_weight)
+    head = fit_head(table, y, block=args.block, class_weight=args.class_weight)
     head.save(args.out)
     counts = ", ".join(f"{name} {count}" for name, count in zip(head.classes_, head.n_labels_, strict=True))
     calibrated = f"temperature {head.temperature_:.2f}" if head.calibrated_ else "not calibrated: too few labels"
@@ -127,4 +144,4 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"report in {args.out / 'report.html'}; all figures in {args.out / 'figures.json'}")
 
 
-__all__ = ["add_verbs"]
+__all__ = ["add_verbs", "seed_number"]

@@ -98,7 +98,7 @@ def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSet
 
 def _warn_of_differences(scene: Scene, head: LogisticHead, sensors: str) -> None:
     """One line on what the head was fitted on and this scene is not; a head need not know."""
-    level = (head.info_.get("source") or {}).get("s2_level")
+    level = head.patch_.get("s2_level")
     pairs = [("sensors", head.patch_.get("sensors"), sensors)]
     pairs += [("level of optics", level, scene.s2_level)] if "s2" in sensors else []
     different = [f"{name} {a}, here {b}" for name, a, b in pairs if a is not None and a != b]
@@ -142,6 +142,8 @@ def map_scene(
     Raises:
         DataError, CheckpointError: see `map_settings`; more than 255 classes; a stride that does not fit.
     """
+    if Path(out).resolve() in {path.resolve() for path in scene.paths}:
+        raise DataError(f"{out}: is imagery of the scene; give the map another name")
     settings = map_settings(scene, embedder, head)
     if len(head.classes_) > NODATA:
         raise DataError(f"a map holds at most {NODATA} classes, the head has {len(head.classes_)}")

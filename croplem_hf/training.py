@@ -91,6 +91,7 @@ def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
 
 def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLEMForPreTraining, CropLEMImageProcessor]:
     """Model and processor: of a checkpoint of this run, of `init_from`, or fresh."""
+    torch.manual_seed(config.seed)  # of weights that are drawn: all of a fresh model
     start = checkpoint or config.init_from
     if start is not None:
         model = CropLEMForPreTraining.from_pretrained(str(start), dtype=torch.float32)
@@ -100,7 +101,6 @@ def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLE
         model_config = CropLEMConfig(**config.model)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise DataError(f"model: {' '.join(str(error).split())}") from error
-    torch.manual_seed(config.seed)
     return CropLEMForPreTraining(model_config), CropLEMImageProcessor()
 
 
@@ -408,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config, out=args.out)
         result = train(config, resume=True if args.resume else False if args.fresh else None)
         return 130 if result == "interrupted" else 0
-    except CropLEMError as error:
+    except (CropLEMError, OSError) as error:
         where = f" (process {rank})" if rank else ""
         print(f"pretrain{where}: {error}", file=sys.stderr)
         return 1

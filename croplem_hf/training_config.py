@@ -19,7 +19,7 @@ from .errors import DataError
 class SourceConfig:
     """One source of samples.
 
-    path: of a SEN12MS folder or a series table; relative to where the run is started.
+    path: of a SEN12MS folder, a series table or a metadata.csv; relative to where the run is started.
     weight: how often an epoch takes each item; 0.5 takes half of them.
     sensors, s2_level, s1_units, s2_units, s2_offset: see `open_source`.
     where: for each column the values that are wanted, such as {source: [presto_usa]} (`select_items`).

@@ -37,6 +37,12 @@ def test_the_demo_makes_all_that_it_says(small, tmp_path, capsys):
     assert "seed 0" in capsys.readouterr().err
 
 
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("id,label\n")
+    assert main(["demo", "--out", str(tmp_path)]) == 1 and "is no demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+
+
 def test_the_held_out_place_is_in_no_training(small, tmp_path):
     demo.run_demo(tmp_path)
     state = next((tmp_path / "pretraining" / "checkpoints").iterdir()) / "state.json"

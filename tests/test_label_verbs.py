@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from croplem_hf import LogisticHead, generate_scene, read_table
+from croplem_hf import CoverageBandit, LogisticHead, generate_scene, read_table
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
 
@@ -60,6 +60,39 @@ def test_a_campaign_goes_on_with_the_labels_that_came(pool, tmp_path, capsys):
     assert "5 are labelled" in capsys.readouterr().out
     assert main(["suggest", table, "-n", "5", "--out", str(out), "--state", str(state), "--seed", "9"]) == 1
     assert "seed 0" in capsys.readouterr().err
+
+
+def test_a_class_that_comes_later_does_not_renumber_the_others(pool, tmp_path):
+    table, truth = pool
+    rewards = []
+    # The third class sorts after the others once, before them once.
+    for late in ("water", "barley"):
+        state, out = tmp_path / f"{late}.state", tmp_path / f"{late}.csv"
+        assert main(["suggest", table, "-n", "30", "--out", str(out), "--state", str(state)]) == 0
+        known = {row["id"]: truth[row["id"]] for row in read_rows(out)}
+        labels = write_labels(tmp_path / "labels.csv", known.items())
+        assert main(["suggest", table, "--labels", labels, "-n", "30", "--out", str(out), "--state", str(state)]) == 0
+        new = [row["id"] for row in read_rows(out)]
+        known |= {name: truth[name] for name in new[:-1]} | {new[-1]: late}
+        labels = write_labels(tmp_path / "labels.csv", known.items())
+        assert main(["suggest", table, "--labels", labels, "-n", "5", "--out", str(out), "--state", str(state)]) == 0
+        rewards.append(CoverageBandit.load(state, read_table(table).metadata["region"].to_pylist()).rewards_)
+    assert len(rewards[0]) == 30
+    np.testing.assert_array_equal(*rewards)
+
+
+def test_labels_that_were_filled_in_are_never_replaced(pool, tmp_path, capsys):
+    table, truth = pool
+    out, state = tmp_path / "next.csv", tmp_path / "campaign.state"
+    assert main(["suggest", table, "-n", "5", "--out", str(out)]) == 0
+    assert main(["suggest", table, "-n", "5", "--out", str(out)]) == 0, "an empty sheet may be made anew"
+    filled = [(row["rank"], row["id"], truth[row["id"]]) for row in read_rows(out)]
+    write_labels(out, filled, ("rank", "id", "label"))
+    before = out.read_bytes()
+    command = ["suggest", table, "--labels", str(out), "-n", "5", "--out", str(out), "--state", str(state)]
+    assert main(command) == 1 and out.read_bytes() == before
+    assert "so that no label is lost" in capsys.readouterr().err
+    assert not state.exists(), "what was never shown is not waited for"
 
 
 @pytest.mark.parametrize("strategy", ["bandit", "stratified", "random", "margin"])
@@ -153,7 +186,12 @@ def test_sample_embed_fit_map(tmp_path, capsys):
     found, grid = read_geotiff(tmp_path / "map.tif")
     assert found.shape == (3, 128, 128) and set(np.unique(found[0])) <= {0, 1}
     assert grid.transform == read_geotiff(scene / "s1.tif")[1].transform
+    before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
+    assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1
+    assert "is imagery of the scene" in capsys.readouterr().err and (scene / "s2.tif").read_bytes() == before
+    assert main(["data", "sample", str(sample)]) == 1 and "is not empty" in capsys.readouterr().err
+    assert read_table(table).metadata["s2_level"].to_pylist().count("L1C") == 31
     assert main(["map", str(tmp_path / "nowhere"), str(tmp_path / "m.tif"), "--head", str(tmp_path / "head")]) == 1
     assert main(["map", str(scene), str(tmp_path / "m.tif"), "--head", str(tmp_path / "nothing")]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 2 and not (tmp_path / "m.tif").exists()

@@ -239,15 +239,14 @@ def test_too_many_classes_for_a_byte_are_refused(tmp_path, scene, embedder):
 
 
 def test_other_data_than_the_head_saw_are_told_in_one_line(scene, embedder, caplog):
-    head = make_head(embedder, "series", info={"source": {"kind": "series", "s2_level": "L2A"}})
-    head.patch_ = {"gsd": 10.1, "sensors": "s2"}
+    head = make_head(embedder, "series")
+    head.patch_ = {"gsd": 10.1, "sensors": "s2", "s2_level": "L2A"}
     with caplog.at_level(logging.WARNING):
         map_settings(scene, embedder, head)
     (record,) = caplog.records
     assert "fitted on sensors s2, here s1+s2, and on level of optics L2A, here L1C; check" in record.getMessage()
     caplog.clear()
-    head.patch_ = {"sensors": "s1+s2"}
-    head.info_["source"] = {"s2_level": "L1C"}
+    head.patch_ = {"sensors": "s1+s2", "s2_level": "L1C"}
     with caplog.at_level(logging.WARNING):
         map_settings(scene, embedder, head)
     assert "pixels of unknown size, here 10 m" in caplog.text and "level" not in caplog.text

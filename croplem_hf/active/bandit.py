@@ -109,6 +109,7 @@ class CoverageBandit(Strategy):
         landmarks_, error_field_: int64 (M,) and float64 (M,), landmarks of the last query and the error expected there.
         rewards_: float64 (n, 4), row, error, new coverage and reward of every label that came after being chosen.
         theta_: float64 (6 + R,), in the order of `context_names_`.
+        class_names_: what the codes of y stand for, kept for the caller and saved with the state; empty at first.
 
     Source of the constants: a comparison on five pools of 570 to 20,000 rows, budgets from 10 to 400 labels.
     """
@@ -134,6 +135,7 @@ class CoverageBandit(Strategy):
         self._batches: list[Batch] = []
         self._round = 0
         self._pool: dict | None = None
+        self.class_names_: list[str] = []
 
     @property
     def theta_(self) -> np.ndarray:
@@ -282,6 +284,7 @@ class CoverageBandit(Strategy):
         about = {
             "format": FORMAT, "pool": self._pool, "round": self._round, "batches": len(self._batches),
             "seed": int(self.seed), "rho": self.rho, "alpha": self.alpha, "learn": self.learn, "head": repr(self.head),
+            "class_names": self.class_names_,
         }  # fmt: skip
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +318,7 @@ class CoverageBandit(Strategy):
         if about["head"] != repr(head):
             raise CheckpointError(f"{path}: was made with head {about['head']}, not {head!r}; give the same head")
         bandit = cls(regions, head, about["rho"], about["alpha"], about["learn"], about["seed"])
-        bandit._pool, bandit._round = about["pool"], about["round"]
+        bandit._pool, bandit._round, bandit.class_names_ = about["pool"], about["round"], about["class_names"]
         bandit._precision, bandit._target, bandit.rewards_ = (arrays[key] for key in ("precision", "target", "rewards"))
         names = [field.name for field in dataclasses.fields(Batch)]
         bandit._batches = [Batch(*(arrays[f"{n}.{name}"] for name in names)) for n in range(about["batches"])]

@@ -29,6 +29,7 @@ def suggest(
     region: str = "region",
     seed: int = 0,
     state: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
 ) -> list[dict]:
     """Choose the next n rows of a table to label.
 
@@ -41,6 +42,7 @@ def suggest(
         seed: of all that is random.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
             does not offer again what waits for its label; written after the choice.
+        out: CSV to write (`write_suggestions`), before the state: what was never shown is not waited for.
 
     Returns:
         One dict a row, the first choice first: `rank`, `id`, the table's `region`, `lon` and `lat`; from the bandit
@@ -55,7 +57,6 @@ def suggest(
         raise DataError(f"strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}")
     if state is not None and strategy != "bandit":
         raise DataError(f"only the bandit has a state; leave it out with strategy {strategy!r}")
-    codes, _ = encode_labels(y)
     known = table.metadata.column_names
     regions = None
     if region in known:
@@ -66,13 +67,15 @@ def suggest(
             raise CheckpointError(f"{state}: was begun with seed {chooser.seed}, not {seed}; go on with that seed")
     else:
         chooser = STRATEGIES[strategy](regions=regions, seed=seed)
+    # A class keeps its code when others come later: the state holds codes.
+    names = chooser.class_names_ if strategy == "bandit" else []
+    names += sorted({label for label in y if label is not None}.difference(names))
+    codes, _ = encode_labels(y, names)
     waiting = set(chooser.pending_.tolist()) if strategy == "bandit" else set()
     left = sum(label is None for label in y) - sum(y[row] is None for row in waiting)
     if left == 0:
         raise DataError(f"nothing left to choose: all {len(table)} rows have a label or wait for one")
     rows = chooser.query(table.vectors, codes, batch_size=min(n, left))
-    if state is not None:
-        chooser.save(state)
     place = {name: table.metadata[name] for name in dict.fromkeys((region, *PLACE)) if name in known}
     picks = []
     for rank, row in enumerate(rows.tolist(), 1):
@@ -82,12 +85,22 @@ def suggest(
             pick |= {"gain": why.gain, "coverage": why.coverage, "uncertainty": why.uncertainty}
             pick |= {"region_weighting": why.region, "expected_error": why.error, "reason": _reason(why)}
         picks.append(pick)
+    if out is not None:
+        write_suggestions(picks, out)
+    if state is not None:
+        chooser.save(state)
     return picks
 
 
 def write_suggestions(picks: Sequence[dict], path: str | os.PathLike) -> Path:
-    """Write what `suggest` gives as CSV with an empty column `label` to fill in, whole or not at all."""
+    """Write what `suggest` gives as CSV with an empty column `label` to fill in, whole or not at all.
+
+    Raises:
+        DataError: another file than a sheet without labels lies there.
+    """
     path = Path(path)
+    if path.exists() and not _is_empty_sheet(path):
+        raise DataError(f"{path}: exists and is no sheet without labels; give another name, so that no label is lost")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     first = ["rank", "id", "label"]
@@ -98,6 +111,17 @@ def write_suggestions(picks: Sequence[dict], path: str | os.PathLike) -> Path:
         writer.writerows([_cell(pick.get(name)) for name in columns] for pick in picks)
     os.replace(partial, path)
     return path
+
+
+def _is_empty_sheet(path: Path) -> bool:
+    """Whether a file is one that `write_suggestions` wrote and nobody filled in."""
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            rows = list(csv.reader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    ours = bool(rows) and rows[0][:3] == ["rank", "id", "label"]
+    return ours and not any("".join(row[2:3]).strip() for row in rows[1:])
 
 
 def _reason(why) -> str:

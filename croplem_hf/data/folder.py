@@ -32,8 +32,9 @@ class Scene:
         rows: the lines of one place (`read_metadata`).
 
     Attributes:
-        id, height, width (pixels), crs, transform (as in `RasterInfo`), gsd (metres), lon, lat, region; `dates`
-        {"s1": [...], "s2": [...]} in order of time, `s2_level`, `s1_kind`, `s1_orbit` (None where dates differ).
+        id, paths (its files), height, width (pixels), crs, transform (as in `RasterInfo`), gsd (metres), lon, lat,
+        region; `dates` {"s1": [...], "s2": [...]} in order of time, `s2_level`, `s1_kind`, `s1_orbit` (None where dates
+        differ).
 
     Raises:
         DataError: naming file and line: missing or damaged, wrong bands, other ground than its partners, one band
@@ -42,6 +43,7 @@ class Scene:
 
     def __init__(self, rows: Sequence[RasterRow]):
         self.id = rows[0].id
+        self.paths = {path for row in rows for path in (row.path, row.mask) if path is not None}
         layers = [Layer.open(row) for row in rows]
         grid = min(layers, key=lambda layer: abs(np.linalg.det(np.reshape(layer.info.transform, (2, 3))[:, :2])))
         self.height, self.width = grid.shape

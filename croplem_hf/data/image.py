@@ -284,10 +284,18 @@ class Image:
     def _find_offset(self, values: np.ndarray, seen: np.ndarray) -> int:
         baselines = {text for layer in self.layers for text in _BASELINE.findall(layer.path.as_posix())}
         # Reflectance below -0.01 is rarer than a hundredth; without the offset B10 and shadows lie far below 900.
-        if np.percentile(seen, 1) < 900:
-            return 0
+        dark = np.percentile(seen, 1) < 900
         if len(baselines) == 1:
-            return S2_OFFSET if baselines.pop() >= "0400" else 0
+            named = S2_OFFSET if baselines.pop() >= "0400" else 0
+            if named and dark:
+                raise DataError(
+                    f"{self.where}: the name says baseline 04.00 or later, with an offset of {S2_OFFSET}, but a "
+                    "hundredth of the values lies below 900: was it taken off already? "
+                    f"Say 0 or {S2_OFFSET} in column offset"
+                )
+            return named
+        if dark:
+            return 0
         if self.exists[S2_BANDS.index("B10")]:
             shifted = s2_to_dn(values[None], units="dn", bands=self.exists[None], where=self.where)[0]
             return 0 if np.array_equal(shifted, values) else S2_OFFSET

@@ -255,6 +255,17 @@ def test_an_offset_that_cannot_be_told_is_asked_for(tmp_path, offset):
     assert np.array_equal(sample["s2"][0, list(L2A_BANDS)], bright - offset)
 
 
+def test_a_name_that_the_values_contradict_is_asked_about(tmp_path):
+    values = np.random.default_rng(0).integers(1000, 6000, (12, 20, 20)).astype(np.uint16)
+    values[0, :5] = 870  # one band, corrected too far
+    tif(tmp_path / "S2B_MSIL2A_20220615T101031_N0400_R092_T33UUP.tif", values)
+    name = "S2B_MSIL2A_20220615T101031_N0400_R092_T33UUP.tif"
+    with pytest.raises(DataError, match="baseline 04.00 or later.*lies below 900.*Say 0 or 1000 in column offset"):
+        open_scene(table(tmp_path, {"path": name, "sensor": "s2", "date": "2022-06-15"}))
+    sample = open_scene(tmp_path, s2_offset=1000).read()
+    assert sample["s2"][0, 0].min() == 0 and np.array_equal(sample["s2"][0, 1], values[1] - 1000)
+
+
 def test_scale_tags_of_the_file_are_applied_unless_units_are_said(tmp_path):
     rng = np.random.default_rng(0)
     values = optics(rng)
