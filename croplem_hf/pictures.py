@@ -1,4 +1,4 @@
-"""Pictures of samples: true and false colour, radar, line charts of series, and sheets of similar items."""
+"""Pictures of samples: true colour, radar, line charts of series, and sheets of similar items."""
 
 import os
 from collections.abc import Sequence
@@ -23,28 +23,9 @@ _LINES = ((30, 110, 200), (210, 90, 30))
 
 def true_colour(sample: Sample) -> np.ndarray | None:
     """B04, B03, B02 of the clearest date -> uint8 (H, W, 3), grey where invalid; None without optics."""
-    return _optics(sample, ("B04", "B03", "B02"))
-
-
-def false_colour(sample: Sample) -> np.ndarray | None:
-    """B08, B04, B03 of the clearest date -> uint8 (H, W, 3): vegetation is red; None without optics."""
-    return _optics(sample, ("B08", "B04", "B03"))
-
-
-def radar(sample: Sample) -> np.ndarray | None:
-    """VV, VH and VV - VH of the fullest date -> uint8 (H, W, 3) at fixed ranges in dB; None without radar."""
-    if sample["s1"] is None:
-        return None
-    date = int(sample["s1_valid"].sum(axis=(1, 2)).argmax())
-    vv, vh = np.nan_to_num(sample["s1"][date])
-    layers = [(x - low) / (high - low) for x, (low, high) in zip((vv, vh, vv - vh), RADAR_RANGE, strict=True)]
-    return _image(np.stack(layers, axis=-1), sample["s1_valid"][date])
-
-
-def _optics(sample: Sample, names: Sequence[str]) -> np.ndarray | None:
     if sample["s2"] is None:
         return None
-    channels = [S2_BANDS.index(name) for name in names]
+    channels = [S2_BANDS.index(name) for name in ("B04", "B03", "B02")]
     usable = sample["s2_valid"] & sample["s2_bands"][:, channels].all(axis=1)[:, None, None]
     date = int(usable.sum(axis=(1, 2)).argmax())
     valid = usable[date]
@@ -56,6 +37,16 @@ def _optics(sample: Sample, names: Sequence[str]) -> np.ndarray | None:
     white = max(WHITE_AT, float(np.percentile(values[:, valid], 99)))
     scaled = np.clip((values - low) / (white - low), 0, 1) ** (1 / 1.6)
     return _image(np.moveaxis(scaled, 0, -1), valid)
+
+
+def radar(sample: Sample) -> np.ndarray | None:
+    """VV, VH and VV - VH of the fullest date -> uint8 (H, W, 3) at fixed ranges in dB; None without radar."""
+    if sample["s1"] is None:
+        return None
+    date = int(sample["s1_valid"].sum(axis=(1, 2)).argmax())
+    vv, vh = np.nan_to_num(sample["s1"][date])
+    layers = [(x - low) / (high - low) for x, (low, high) in zip((vv, vh, vv - vh), RADAR_RANGE, strict=True)]
+    return _image(np.stack(layers, axis=-1), sample["s1_valid"][date])
 
 
 def _image(scaled: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -208,4 +199,4 @@ def draw_similar(source, queries: Sequence[str], found, path: str | os.PathLike)
     similar_sheet(rows, path)
 
 
-__all__ = ["draw_similar", "false_colour", "radar", "similar_sheet", "true_colour"]
+__all__ = ["draw_similar", "radar", "similar_sheet", "true_colour"]

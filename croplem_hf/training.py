@@ -1,4 +1,4 @@
-"""Masked-autoencoder pretraining on Accelerate: configuration, loop, checkpoints.
+"""Masked-autoencoder pretraining on Accelerate: the loop and its command.
 
     accelerate launch scripts/pretrain.py --config scripts/pretrain_sen12ms.yaml
     accelerate launch -m croplem_hf.training --config scripts/pretrain_sen12ms.yaml --out runs/second

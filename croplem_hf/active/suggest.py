@@ -68,10 +68,11 @@ def suggest(
     else:
         chooser = STRATEGIES[strategy](regions=regions, seed=seed)
     # A class keeps its code when others come later: the state holds codes.
-    names = chooser.class_names_ if strategy == "bandit" else []
-    names += sorted({label for label in y if label is not None}.difference(names))
+    names, waiting = [], set()
+    if strategy == "bandit":
+        names, waiting = chooser.class_names_, set(chooser.pending_.tolist())
+    names = [*names, *sorted({label for label in y if label is not None}.difference(names))]
     codes, _ = encode_labels(y, names)
-    waiting = set(chooser.pending_.tolist()) if strategy == "bandit" else set()
     left = sum(label is None for label in y) - sum(y[row] is None for row in waiting)
     if left == 0:
         raise DataError(f"nothing left to choose: all {len(table)} rows have a label or wait for one")
@@ -88,6 +89,7 @@ def suggest(
     if out is not None:
         write_suggestions(picks, out)
     if state is not None:
+        chooser.class_names_ = names
         chooser.save(state)
     return picks
 

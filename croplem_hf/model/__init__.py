@@ -18,7 +18,7 @@ AutoModel.register(CropLEMConfig, CropLEMModel)
 AutoModelForPreTraining.register(CropLEMConfig, CropLEMForPreTraining)
 AutoImageProcessor.register(CropLEMConfig, image_processor_classes={"pil": CropLEMImageProcessor})
 
-# `save_pretrained` then puts the three files beside the weights, so that a checkpoint works without this library.
+# `save_pretrained` then puts the model's files beside the weights, so that a checkpoint works without this library.
 CropLEMConfig.register_for_auto_class()
 CropLEMModel.register_for_auto_class("AutoModel")
 CropLEMForPreTraining.register_for_auto_class("AutoModelForPreTraining")
