@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .data_verbs import add_verbs as add_data_verbs
 from .errors import CropLEMError, DataError
 from .label_verbs import add_verbs as add_label_verbs, seed_number
 
@@ -106,17 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     info = verb("info", _info, "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.")
     info.add_argument("path", nargs="?", type=Path, help="an embeddings table, an index or a checkpoint folder")
 
-    data = verb("data", None, "Work with data: `sample` writes an invented one.")
-    data_verbs = data.add_subparsers(dest="data_verb", metavar="WHAT", required=True)
-    text = "Write an invented SEN12MS tree with labels.csv, to try things out without a download."
-    sample = data_verbs.add_parser("sample", help=text, description=text, parents=[common])
-    sample.set_defaults(run=_data_sample)
-    sample.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    sample.add_argument("--scenes", type=int, default=8, help="how many places, 1 to 8 (default 8)")
-    sample.add_argument("--patches", type=int, default=16, help="patches of each (default 16)")
-    sample.add_argument("--size", type=int, default=256, help="pixels along a side of a patch (default 256)")
-    sample.add_argument("--clouds", type=float, default=0.0, help="share under cloud in every second place (default 0)")
-    sample.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
+    add_data_verbs(verb, common)
 
     demo = verb("demo", _demo, "The whole chain on an invented sample, with a report; some minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
@@ -228,17 +219,6 @@ def _info(args: argparse.Namespace) -> None:
     from .info import describe
 
     print(json.dumps(describe(args.path), indent=1))
-
-
-def _data_sample(args: argparse.Namespace) -> None:
-    from .data import generate_sen12ms, open_source
-
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise DataError(f"{args.out}: exists and is not empty; give the name of a new folder")
-    root = generate_sen12ms(
-        args.out, seed=args.seed, scenes=args.scenes, patches_per_scene=args.patches, size=args.size, clouds=args.clouds
-    )
-    print(f"{len(open_source(root))} invented patches (no real place) in {root}, labels in {root / 'labels.csv'}")
 
 
 def _demo(args: argparse.Namespace) -> None:

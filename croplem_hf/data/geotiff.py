@@ -1,6 +1,7 @@
 """Reading and writing GeoTIFF with errors that name the file and say what is wrong with it."""
 
 import dataclasses
+import io
 import logging
 import os
 import warnings
@@ -27,6 +28,10 @@ METRES_PER_DEGREE = 111_320.0
 GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 
+MOST_BYTES = 4 * 2**30
+"""A raster that is read at once is at most so large; a damaged header may claim anything."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RasterInfo:
     """Where the pixels of a raster lie.
@@ -50,33 +55,42 @@ class RasterInfo:
     lat: float | None
 
 
-def read_geotiff(path: str | os.PathLike, *, count: int | None = None) -> tuple[np.ndarray, RasterInfo]:
+def read_geotiff(
+    path: str | os.PathLike, *, count: int | None = None, data: bytes | None = None
+) -> tuple[np.ndarray, RasterInfo]:
     """Read all bands of a raster.
 
     Args:
         path: the file.
         count: the number of bands that it must have; None for any.
+        data: the content of the file, where it is not on disk; `path` is only its name then.
 
     Returns:
         The array (bands, H, W) in the type of the file, and its `RasterInfo`.
 
     Raises:
-        DataError: no such file, not a raster, cut short or damaged, or another number of bands.
+        DataError: no such file, not a raster, cut short or damaged, another number of bands, or more than `MOST_BYTES`.
     """
     path = Path(path)
-    if not path.is_file():
+    if data is None and not path.is_file():
         raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    if (path.stat().st_size if data is None else len(data)) == 0:
         raise DataError(f"{path}: the file is empty; fetch it again")
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            raster = rasterio.open(path)
+            raster = rasterio.open(path if data is None else io.BytesIO(data))
         except RasterioError as error:
             raise DataError(f"{path}: not a readable raster ({reason(error)})") from error
         with raster:
             if count is not None and raster.count != count:
                 raise DataError(f"{path}: expected {count} bands, found {raster.count}")
+            size = raster.count * raster.height * raster.width * max(np.dtype(t).itemsize for t in raster.dtypes)
+            if size > MOST_BYTES:
+                raise DataError(
+                    f"{path}: {raster.count} bands of {raster.height} x {raster.width} pixels are {size / 2**30:.3g} "
+                    "GiB, too much to read at once; if it is no such scene, the file is damaged"
+                )
             try:
                 array = raster.read()
             except RasterioError as error:

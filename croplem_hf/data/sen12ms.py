@@ -8,7 +8,7 @@ common too.
 import logging
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,41 +114,8 @@ class SEN12MSFolder:
             DataError: naming the file: cut short, wrong bands, nothing valid in it, another grid than its partners, or
                 an unknown season. A damaged sensor is never passed over for the other one.
         """
-        id = self.ids[i]
-        scene, folder, season, _, patch = _PATCH_ID.match(id).groups()
-        date = SEASON_DATES.get(season)
-        paths = self.paths(i)
-        if date is None:
-            raise DataError(
-                f"{next(iter(paths.values()))}: unknown season {season!r}, expected one of {tuple(SEASON_DATES)}"
-            )
-        fields, grids = {}, {}
-        if "s1" in paths:
-            values, grids["s1"] = _read_s1(paths["s1"], self.s1_units)
-            fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
-        if "s2" in paths:
-            values, valid, grids["s2"] = _read_s2(paths["s2"], self.s2_units, self.s2_offset)
-            fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
-        if "lc" in paths:
-            fields["lc"], grids["lc"] = _read_lc(paths["lc"])
-        shapes = {kind: (fields[kind].shape[-2:], info) for kind, info in grids.items()}
-        first, *others = shapes
-        for other in others:
-            _check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
-        info = grids[first]
-        return make_sample(
-            id,
-            gsd=info.gsd or 10.0,
-            season=season,
-            scene=scene,
-            patch=int(patch),
-            lon=info.lon,
-            lat=info.lat,
-            crs=info.crs,
-            transform=info.transform,
-            region=scene,
-            **fields,
-        )
+        options = {"s1_units": self.s1_units, "s2_units": self.s2_units, "s2_offset": self.s2_offset}
+        return read_patch(self.ids[i], self.paths(i), **options)
 
     def paths(self, i: int) -> dict[str, Path]:
         """The files that make up sample `i`, by "s1", "s2" and "lc"."""
@@ -158,6 +125,63 @@ class SEN12MSFolder:
             for kind, f in zip(_KINDS, self._rows[i].tolist(), strict=True)
             if f >= 0 and (self.labels if kind == "lc" else kind in self.sensors)
         }
+
+
+def read_patch(
+    id: str,
+    paths: Mapping[str, Path],
+    *,
+    s1_units: str = "auto",
+    s2_units: str = "auto",
+    s2_offset: int | str = "auto",
+    contents: Mapping[str, bytes] | None = None,
+) -> Sample:
+    """The sample of one patch.
+
+    Args:
+        id: such as "ROIs1158_spring_1_p30".
+        paths: its files by "s1", "s2" and "lc"; at least one of the first two.
+        s1_units, s2_units, s2_offset: as in `SEN12MSFolder`.
+        contents: the bytes of the files, where they are not on disk (members of an archive); `paths` are names then.
+
+    Raises:
+        DataError: naming the file: cut short, wrong bands, nothing valid in it, another grid than its partners, or an
+            unknown season. A damaged sensor is never passed over for the other one.
+    """
+    scene, _, season, _, patch = _PATCH_ID.match(id).groups()
+    date = SEASON_DATES.get(season)
+    if date is None:
+        raise DataError(
+            f"{next(iter(paths.values()))}: unknown season {season!r}, expected one of {tuple(SEASON_DATES)}"
+        )
+    fields, grids = {}, {}
+    files = {kind: (path, contents[kind] if contents else None) for kind, path in paths.items()}
+    if "s1" in files:
+        values, grids["s1"] = _read_s1(*files["s1"], s1_units)
+        fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
+    if "s2" in files:
+        values, valid, grids["s2"] = _read_s2(*files["s2"], s2_units, s2_offset)
+        fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
+    if "lc" in files:
+        fields["lc"], grids["lc"] = _read_lc(*files["lc"])
+    shapes = {kind: (fields[kind].shape[-2:], info) for kind, info in grids.items()}
+    first, *others = shapes
+    for other in others:
+        _check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
+    info = grids[first]
+    return make_sample(
+        id,
+        gsd=info.gsd or 10.0,
+        season=season,
+        scene=scene,
+        patch=int(patch),
+        lon=info.lon,
+        lat=info.lat,
+        crs=info.crs,
+        transform=info.transform,
+        region=scene,
+        **fields,
+    )
 
 
 def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
@@ -199,8 +223,8 @@ def _order(id: str) -> tuple:
     return season, (0, int(scene), "") if scene.isdecimal() else (1, 0, scene), int(patch), patch
 
 
-def _read_s1(path: Path, units: str) -> tuple[np.ndarray, RasterInfo]:
-    values, info = read_geotiff(path, count=2)
+def _read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=2, data=data)
     values = values.astype(np.float32)
     # A single band of exactly 0 dB is a clipped measurement; both at 0 are the fill of the products.
     missing = (values == 0).all(axis=0)
@@ -213,8 +237,10 @@ def _read_s1(path: Path, units: str) -> tuple[np.ndarray, RasterInfo]:
     return values[None], info
 
 
-def _read_s2(path: Path, units: str, offset: int | str) -> tuple[np.ndarray, np.ndarray, RasterInfo]:
-    values, info = read_geotiff(path, count=13)
+def _read_s2(
+    path: Path, data: bytes | None, units: str, offset: int | str
+) -> tuple[np.ndarray, np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=13, data=data)
     valid = values.any(axis=0)
     if info.nodata is not None:
         valid &= (values != info.nodata).any(axis=0)
@@ -228,8 +254,8 @@ def _read_s2(path: Path, units: str, offset: int | str) -> tuple[np.ndarray, np.
     return s2_to_dn(values[None], units=units, offset=offset, where=str(path)), valid[None], info
 
 
-def _read_lc(path: Path) -> tuple[np.ndarray, RasterInfo]:
-    values, info = read_geotiff(path, count=4)
+def _read_lc(path: Path, data: bytes | None) -> tuple[np.ndarray, RasterInfo]:
+    values, info = read_geotiff(path, count=4, data=data)
     if values.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: land cover must be uint8 or uint16, found {values.dtype}")
     return values, info
@@ -250,4 +276,4 @@ def _check_same_grid(path_a: Path, a: tuple, path_b: Path, b: tuple) -> None:
         )
 
 
-__all__ = ["BAD_PATCHES", "HELD_OUT_SCENES", "SEASON_DATES", "SEN12MSFolder"]
+__all__ = ["BAD_PATCHES", "HELD_OUT_SCENES", "SEASON_DATES", "SEN12MSFolder", "read_patch"]
