@@ -1,7 +1,7 @@
 """Reading and writing GeoTIFF with errors that name the file and say what is wrong with it."""
 
+import contextlib
 import dataclasses
-import io
 import logging
 import os
 import warnings
@@ -13,6 +13,7 @@ import rasterio
 import rasterio.warp
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from ..errors import DataError
@@ -30,6 +31,7 @@ GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 MOST_BYTES = 4 * 2**30
 """A raster that is read at once is at most so large; a damaged header may claim anything."""
+_IN_MEMORY = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +76,23 @@ def read_geotiff(
     path = Path(path)
     if data is None and not path.is_file():
         raise DataError(f"{path}: no such file")
-    if (path.stat().st_size if data is None else len(data)) == 0:
+    size = path.stat().st_size if data is None else len(data)
+    if size == 0:
         raise DataError(f"{path}: the file is empty; fetch it again")
-    with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
+    if data is None and size <= _IN_MEMORY:
+        data = path.read_bytes()
+    # GDAL takes the strips of an uncompressed file straight from memory: three times as fast as through its cache. A
+    # mapped file would do as well, but a failing disk or network then kills the process.
+    options = GDAL_OPTIONS | {"GTIFF_VIRTUAL_MEM_IO": "NO" if data is None else "YES"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(**options))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            raster = rasterio.open(path if data is None else io.BytesIO(data))
+            if data is None:
+                raster = rasterio.open(path)
+            else:
+                raster = stack.enter_context(MemoryFile(data)).open()
         except RasterioError as error:
             raise DataError(f"{path}: not a readable raster ({reason(error)})") from error
         with raster:

@@ -84,16 +84,18 @@ def make_sample(
         _check_stack(id, "s2", s2, 13, s2_dates)
         if s2_level not in S2_LEVELS:
             raise DataError(f"{id}: s2_level must be one of {S2_LEVELS}, found {s2_level!r}")
-        finite = np.isfinite(s2)
-        bands = finite.any(axis=(2, 3))
+        # Whole numbers are finite, and most samples hold them: nothing is looked at then.
+        finite = None if s2.dtype == np.uint16 else np.isfinite(s2)
+        bands = np.ones(s2.shape[:2], bool) if finite is None else finite.any(axis=(2, 3))
         if s2_bands is not None:
             if np.shape(s2_bands) != s2.shape[:2]:
                 raise DataError(f"{id}: s2_bands has shape {np.shape(s2_bands)}, expected {s2.shape[:2]}")
             bands &= np.asarray(s2_bands, bool)
         if s2_level == "L2A":
             bands &= np.array(L2A_BANDS)
-        valid = (finite | ~bands[:, :, None, None]).all(axis=1) & bands.any(axis=1)[:, None, None]
-        valid &= _mask(id, "s2_valid", s2_valid, s2)
+        valid = bands.any(axis=1)[:, None, None] & _mask(id, "s2_valid", s2_valid, s2)
+        if finite is not None:
+            valid &= (finite | ~bands[:, :, None, None]).all(axis=1)
         if valid.any():
             sample |= {"s2": s2, "s2_dates": list(s2_dates), "s2_valid": valid, "s2_bands": bands, "s2_level": s2_level}
     sample |= metadata
