@@ -22,12 +22,13 @@ EXAMPLES = """examples:
   croplem map my_scene/ --head cropland.head map.tif
   croplem evaluate patches.parquet --labels labels.csv --out report
 """
-RESUMABLE = ("embed", "demo")
+RESUMABLE = ("embed", "demo", "data build", "data download")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line -> exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    """Run the command line -> exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted, or what a verb returns."""
     args = _parser().parse_args(argv)
+    name = " ".join(filter(None, (args.verb, getattr(args, "data_verb", None))))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if args.verbose:
         logging.getLogger("croplem_hf").setLevel(logging.INFO)
@@ -36,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 
         # A line of the log goes above a progress bar, not into it.
         with logging_redirect_tqdm():
-            args.run(args)
+            code = args.run(args)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough; Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     except (CropLEMError, OSError) as error:
         if args.debug:
             raise
-        print(f"croplem {args.verb}: {_one_line(error)}", file=sys.stderr)
+        print(f"croplem {name}: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        resumes = "; the same command goes on where it stopped" if args.verb in RESUMABLE else ""
-        print(f"\ncroplem {args.verb}: interrupted{resumes}", file=sys.stderr)
+        resumes = "; the same command goes on where it stopped" if name in RESUMABLE else ""
+        print(f"\ncroplem {name}: interrupted{resumes}", file=sys.stderr)
         return 130
 
 
