@@ -5,7 +5,7 @@ from hypothesis.extra import numpy as hnp
 
 from croplem_hf import sensors
 from croplem_hf.errors import DataError
-from croplem_hf.sensors import S2_BANDS, s1_to_db, s2_to_dn
+from croplem_hf.sensors import S2_BANDS, harmonise_s2, s1_to_db, s2_to_dn
 
 DB = st.floats(-45, 10, width=32)
 
@@ -64,7 +64,8 @@ def test_radar_in_other_units_is_refused(values, units, text):
 
 @given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4).map(lambda s: (s[0], 13, *s[1:]))))
 def test_digital_numbers_without_offset_stay_bit_by_bit(values):
-    values[:, S2_BANDS.index("B10")] %= 800
+    values[:, S2_BANDS.index("B10")] %= 949
+    values[:, S2_BANDS.index("B10")] += 1
     assert s2_to_dn(values) is values
     assert np.array_equal(s2_to_dn(values, offset=0), values)
 
@@ -82,24 +83,34 @@ def test_reflectance_in_integers_does_not_overflow():
 
 def test_offset_is_found_per_date_and_only_where_certain():
     plain, shifted = stack(), stack(2500, b10=1020)
-    out = s2_to_dn(np.concatenate([plain, shifted]))
-    assert np.array_equal(out[0], plain[0]) and np.array_equal(out[1], shifted[0] - 1000)
+    out, note = harmonise_s2(np.concatenate([plain, shifted]))
+    assert out.dtype == np.uint16 and np.array_equal(out[0], plain[0]) and np.array_equal(out[1], shifted[0] - 1000)
+    assert note == "offset 1000 off (B10)"
     # A date with one dark pixel in another band has no offset, whatever a cloud does to B10.
     shifted[0, 3, 0, 0] = 200
     assert np.array_equal(s2_to_dn(shifted), shifted)
 
 
-def test_offset_without_b10_is_not_guessed():
-    values, bands = stack(2500, b10=1020), np.array([sensors.L2A_BANDS])
-    assert np.array_equal(s2_to_dn(values, bands=bands), values)
-    assert s2_to_dn(values, bands=bands, offset=1000).max() == 1500
+def test_an_offset_that_is_said_is_taken_off_whatever_the_values():
+    assert s2_to_dn(stack(2500), offset=1000)[0, :, 0, 0].tolist() == [1500] * 10 + [0] + [1500] * 2
+
+
+@pytest.mark.parametrize("b10", [1400, 1020, 0])
+def test_an_offset_that_cannot_be_told_is_asked_for(b10):
+    # Thick cirrus all over; the offset without B10 in a few pixels; B10 that was not measured.
+    values, bands = stack(3500, b10=b10), np.array([sensors.L2A_BANDS]) if b10 == 1020 else None
+    with pytest.raises(DataError, match=r"tile: .*say 0 or 1000 as the offset"):
+        s2_to_dn(values, bands=bands, where="tile")
+    assert np.array_equal(s2_to_dn(values, bands=bands, offset=0), values)
+    assert s2_to_dn(values, bands=bands, offset=1000).max() == 2500
 
 
 def test_offset_ignores_nodata_and_never_goes_below_zero():
-    values = stack(2500, b10=1020)
+    values = stack(2500, shape=(1, 13, 3, 3), b10=1020)
     values[..., 0, 0] = 0
-    out = s2_to_dn(values)
-    assert out[0, 0, 0, 0] == 0 and out[0, 0, 1, 1] == 1500
+    for dtype in (np.uint16, np.int16, np.float32):
+        out = s2_to_dn(values.astype(dtype))
+        assert out[0, 0, 0, 0] == 0 and out[0, 0, 1, 1] == 1500
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ import collections
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import rasterio.warp
 
 from ..errors import DataError
 from ..sensors import SENSORS
-from .image import Layer, group_images
-from .metadata import RasterRow, read_metadata
+from .image import Image, group_images, settle_offsets
+from .layer import Layer, raster_size
+from .metadata import CLOUD_THRESHOLD, NAMES, RasterRow, place_labels, read_metadata
+from .plan import Layout
 from .sample import Sample, make_sample
 
 logger = logging.getLogger(__name__)
@@ -33,8 +36,9 @@ class Scene:
 
     Attributes:
         id, paths (its files), height, width (pixels), crs, transform (as in `RasterInfo`), gsd (metres), lon, lat,
-        region; `dates` {"s1": [...], "s2": [...]} in order of time, `s2_level`, `s1_kind`, `s1_orbit` (None where dates
-        differ).
+        region; `labels` (all metadata that the table gives); `dates` {"s1": [...], "s2": [...]} in order of time,
+        `s2_level`, `s1_kind`, `s1_orbit` (None where dates differ); `corrections` {"s1": ..., "s2": ...}, what is done
+        to the stored numbers, in words, None for nothing.
 
     Raises:
         DataError: naming file and line: missing or damaged, wrong bands, other ground than its partners, one band
@@ -43,7 +47,9 @@ class Scene:
 
     def __init__(self, rows: Sequence[RasterRow]):
         self.id = rows[0].id
-        self.paths = {path for row in rows for path in (row.path, row.mask) if path is not None}
+        self.paths = {path for row in rows for path in (row.path, row.mask, row.clouds) if path is not None}
+        self.labels = place_labels(self.id, rows)
+        self.region = self.labels.get("region")
         layers = [Layer.open(row) for row in rows]
         grid = min(layers, key=lambda layer: abs(np.linalg.det(np.reshape(layer.info.transform, (2, 3))[:, :2])))
         self.height, self.width = grid.shape
@@ -55,21 +61,19 @@ class Scene:
         self._images = group_images([layer.fitted(grid) for layer in layers], grid)
         for image in (image for images in self._images.values() for image in images):
             image.decide((min(self.height, OVERVIEW), min(self.width, OVERVIEW)))
+        settle_offsets(self._images["s2"])
         self.dates = {sensor: [image.date for image in images] for sensor, images in self._images.items()}
-        self.region = self._one(rows, "region")
-        self.s1_kind = self._one([row for row in rows if row.sensor == "s1"], "kind")
+        self.corrections = {sensor: _corrections(images) for sensor, images in self._images.items()}
+        kinds = {kind: image.where for image in self._images["s1"] if (kind := image.kind())}
+        if len(kinds) > 1:
+            raise DataError(f"{self.id}: radar of both kinds, {kinds}; give the kinds different ids")
+        self.s1_kind = next(iter(kinds), None)
         orbits = {row.orbit for row in rows if row.sensor == "s1"}
         self.s1_orbit = orbits.pop() if len(orbits) == 1 else None
         levels = {image.level(): image.where for image in self._images["s2"]}
         if len(levels) > 1:
             raise DataError(f"{self.id}: optics of both levels, {levels}; give the levels different ids")
         self.s2_level = next(iter(levels), None)
-
-    def _one(self, rows: Sequence[RasterRow], key: str) -> str | None:
-        values = {getattr(row, key): row.where for row in rows if getattr(row, key)}
-        if len(values) > 1:
-            raise DataError(f"{self.id}: column {key} differs within one place: {values}")
-        return next(iter(values), None)
 
     def read(self, row: int = 0, column: int = 0, height: int | None = None, width: int | None = None) -> Sample:
         """The sample of a window, the whole scene by default.
@@ -83,11 +87,11 @@ class Scene:
         a, b, c, d, e, f = self.transform
         x, y = c + a * column + b * row, f + d * column + e * row
         lon, lat = self._place(x + (a * width + b * height) / 2, y + (d * width + e * height) / 2)
-        fields = self.arrays(row, column, height, width)
-        return make_sample(
-            name, gsd=self.gsd, **fields, lon=lon, lat=lat, crs=self.crs, transform=(a, b, x, d, e, y),
-            region=self.region,
-        )  # fmt: skip
+        fields = self.arrays(row, column, height, width) | self.labels
+        # A table may tell where a raster without coordinates lies.
+        fields |= {} if lon is None else {"lon": lon, "lat": lat}
+        fields |= {f"{sensor}_correction": text for sensor, text in self.corrections.items() if text}
+        return make_sample(name, gsd=self.gsd, **fields, crs=self.crs, transform=(a, b, x, d, e, y))
 
     def arrays(self, row: int, column: int, height: int, width: int) -> dict:
         """Keywords of `make_sample` for the sensors of a window, whether or not anything is valid in it.
@@ -119,15 +123,28 @@ class Scene:
         return lon, lat
 
 
-class ImageFolder:
-    """The places of a `metadata.csv` as samples, each whole; the layout stands at the head of `metadata`.
+def _corrections(images: Sequence[Image]) -> str | None:
+    """What is done to the numbers of all dates, and to how many where not to all."""
+    found = collections.Counter(image.correction for image in images)
+    texts = [
+        text if count == len(images) else f"{text} (some dates)"
+        for text, count in sorted(found.items(), key=lambda item: str(item[0]))
+        if text
+    ]
+    return "; ".join(texts) or None
 
-    A mistake in the table is refused at once, a raster that cannot be used where its place is read.
+
+class ImageFolder:
+    """The places of a `metadata.csv` or `.parquet` as samples, each whole; its two forms stand in `metadata`.
+
+    A mistake in the table is refused at once, a raster that cannot be used where its place is read. What is done to the
+    stored numbers stands in a sample's `s1_correction` and `s2_correction`.
 
     Args:
-        root_or_csv: the table, or the folder that holds it.
+        root_or_table: the table, or the folder that holds it.
         sensors: which of "s1" and "s2" to read; None for all that are listed. A place with none of them is no item.
         s2_level, s1_units, s2_units, s2_offset: for lines that leave them empty.
+        cloud_threshold: percent of cloud probability from which a pixel is cloud, for lines that leave it empty.
 
     Attributes:
         ids: the places, in the order of the table.
@@ -138,34 +155,79 @@ class ImageFolder:
 
     kind = "folder"
     unit = "patch"
+    seasonal = False
 
     def __init__(
         self,
-        root_or_csv: str | os.PathLike,
+        root_or_table: str | os.PathLike,
         *,
         sensors: Sequence[str] | None = None,
         s2_level: str | None = None,
         s1_units: str = "auto",
         s2_units: str = "auto",
         s2_offset: int | str = "auto",
+        cloud_threshold: float = CLOUD_THRESHOLD,
     ):
         sensors = SENSORS if sensors is None else tuple(sensors)
         if not sensors or not set(sensors) <= set(SENSORS):
             raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
         self.sensors, self.s2_level = sensors, s2_level
         self.s1_units, self.s2_units, self.s2_offset = s1_units, s2_units, s2_offset
-        places = read_metadata(
-            root_or_csv, s2_level=s2_level, s1_units=s1_units, s2_units=s2_units, s2_offset=s2_offset
-        )
+        self.cloud_threshold = cloud_threshold
+        options = {"s2_level": s2_level, "s1_units": s1_units, "s2_units": s2_units, "s2_offset": s2_offset}
+        places = read_metadata(root_or_table, cloud_threshold=cloud_threshold, **options)
         places = {id: [row for row in rows if row.sensor in sensors] for id, rows in places.items()}
         self._places = {id: rows for id, rows in places.items() if rows}
         if not self._places:
-            raise DataError(f"{root_or_csv}: the table lists no raster of {' or '.join(sensors)}")
+            raise DataError(f"{root_or_table}: the table lists no raster of {' or '.join(sensors)}")
+        self._labels = {id: place_labels(id, rows) for id, rows in places.items() if id in self._places}
         self.ids = list(self._places)
         self._scenes: collections.OrderedDict[int, Scene] = collections.OrderedDict()
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether the path is a table such as `metadata.csv` or `metadata.parquet`, or the folder of one."""
+        if path.is_dir():
+            return any((path / name).is_file() for name in NAMES)
+        return path.is_file() and (path.suffix.lower() == ".csv" or path.name == "metadata.parquet")
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_scenes": collections.OrderedDict()}
+
+    def layout(self) -> Layout:
+        """Dates by the table, and sizes by the headers of the rasters of one date of each sensor.
+
+        A place whose rasters cannot be opened is left out with a warning.
+
+        Raises:
+            DataError: no place can be opened.
+        """
+        shapes, first = np.zeros((len(self), 4), np.int32), None
+        for i, (id, rows) in enumerate(self._places.items()):
+            dates = [dict.fromkeys(row.date for row in rows if row.sensor == sensor) for sensor in SENSORS]
+            opened = [r for r in rows if r.date == next(iter(dates[SENSORS.index(r.sensor)]))]
+            try:
+                _, *size = min(raster_size(row) for row in opened)
+            except DataError as error:
+                logger.warning("left out: %s: %s", id, error)
+                first = first or error
+                continue
+            shapes[i] = [len(dates[0]), len(dates[1]), *size]
+        if not shapes.any():
+            raise DataError(f"no place of the table can be read; the first: {first}")
+        return Layout(shapes)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Metadata that the table gives, by column: object (N,), None where a place has none."""
+        names = dict.fromkeys(name for labels in self._labels.values() for name in labels)
+        found = {name: np.empty(len(self), object) for name in names}
+        for i, labels in enumerate(self._labels.values()):
+            for name, value in labels.items():
+                found[name][i] = value
+        return found
 
     def __getitem__(self, i: int) -> Sample:
         """Sample `i`: the whole place.
@@ -187,22 +249,23 @@ class ImageFolder:
         return self._scenes[i]
 
 
-def open_scene(root_or_csv: str | os.PathLike, id: str | None = None, **options) -> Scene:
-    """One place of a `metadata.csv` for reading by windows.
+def open_scene(root_or_table: str | os.PathLike, id: str | None = None, **options) -> Scene:
+    """One place of a `metadata.csv` or `metadata.parquet` for reading by windows.
 
     Args:
-        root_or_csv: the table, or the folder that holds it.
+        root_or_table: the table, or the folder that holds it.
         id: which place; may be left out where there is one only.
         options: as in `ImageFolder`.
 
     Raises:
         DataError: see `ImageFolder` and `Scene`; no such place, or several and none was named.
     """
-    folder = ImageFolder(root_or_csv, **options)
+    folder = ImageFolder(root_or_table, **options)
     if id is None and len(folder) > 1:
-        raise DataError(f"{root_or_csv}: holds {len(folder)} places, {', '.join(folder.ids[:5])} ...; name one of them")
+        found = ", ".join(folder.ids[:5])
+        raise DataError(f"{root_or_table}: holds {len(folder)} places, {found} ...; name one of them")
     if id is not None and id not in folder.ids:
-        raise DataError(f"{root_or_csv}: no place {id!r}; there are {', '.join(folder.ids[:5])}")
+        raise DataError(f"{root_or_table}: no place {id!r}; there are {', '.join(folder.ids[:5])}")
     return folder.scene(0 if id is None else folder.ids.index(id))
 
 

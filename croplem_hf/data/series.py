@@ -8,10 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError
-from ..sensors import S2_BANDS, S2_LEVELS, S2_OFFSET, SENSORS, s1_to_db, s2_to_dn
+from ..sensors import (
+    BASELINE_0400,
+    S2_BANDS,
+    S2_LEVELS,
+    SENSORS,
+    decide_s1_units,
+    decide_s2_offset,
+    decide_s2_units,
+    harmonise_s1,
+    harmonise_s2,
+    settled_reflectance,
+)
+from .plan import Layout
 from .sample import SENSOR_KEYS, Sample, make_sample
 
 logger = logging.getLogger(__name__)
@@ -42,7 +55,7 @@ class SeriesTable:
         sensors: which of "s1" and "s2" to read; None for those that the table has.
         s1_units: "db", "linear" or "auto", decided once for the table by its first row group with radar.
         s2_units: "dn", "reflectance" or "auto", decided likewise: a single pixel of dark water says nothing.
-        s2_offset: 0, 1000 or "auto", decided likewise: 1000 only where B10 exists and no band ever falls below 900.
+        s2_offset: 0, 1000 or "auto", decided likewise by the darkest pixels (`decide_s2_offset`).
         s2_level: "L1C" or "L2A" for all rows. Else the column `s2_level`; else L1C where B10 is present; else L2A, an
             assumption that is logged, since L1C tables without B10 exist.
 
@@ -56,6 +69,7 @@ class SeriesTable:
 
     kind = "series"
     unit = "series"
+    seasonal = False
 
     def __init__(
         self,
@@ -114,17 +128,64 @@ class SeriesTable:
         fields = {}
         s1 = self._values(id, group, row, "s1", len(dates))
         if s1 is not None:
-            fields |= {"s1": s1_to_db(s1, units=self.s1_units, where=id), "s1_dates": dates}
+            fields["s1"], note = harmonise_s1(s1, units=self.s1_units, where=id)
+            fields |= {"s1_dates": dates} | ({"s1_correction": note} if note else {})
             fields |= {"s1_kind": given.get("s1_kind"), "s1_orbit": given.get("s1_orbit")}
         s2 = self._values(id, group, row, "s2", len(dates))
         if s2 is not None:
-            fields["s2"] = s2_to_dn(s2, units=self.s2_units, offset=self.s2_offset, where=id)
+            fields["s2"], note = harmonise_s2(s2, units=self.s2_units, offset=self.s2_offset, where=id)
+            scalars |= {"s2_correction": note} if note else {}
             fields |= {"s2_dates": dates, "s2_level": self._level(s2, given.get("s2_level"))}
         for label in LABELS:
             if isinstance(scalars.get(label), int | float) and scalars[label] < 0:
                 scalars[label] = None
         gsd = given.get("gsd")
         return make_sample(id, gsd=10.0 if gsd is None else gsd, **fields, **scalars)
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether the path is a Parquet file, other than the table of a folder of rasters."""
+        return path.suffix.lower() == ".parquet" and path.name != "metadata.parquet" and path.is_file()
+
+    def layout(self) -> Layout:
+        """Lengths of the lists, read once without decoding a row; items of a row group are read together.
+
+        Raises:
+            DataError: the table cannot be read.
+        """
+        parts, groups = [], []
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for g in range(file.num_row_groups):
+                    table = file.read_row_group(g, columns=list(self.sensors))
+                    part = np.zeros((len(table), 4), np.int32)
+                    part[:, 2:] = 1
+                    for k, sensor in enumerate(SENSORS):
+                        if sensor in self.sensors:
+                            part[:, k] = _dates_with_values(table[sensor]) // CHANNELS[sensor]
+                    parts.append(part)
+                    groups.append(np.full(len(table), g, np.int32))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: cannot be read ({_line(error)})") from error
+        return Layout(np.concatenate(parts), np.concatenate(groups))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Every column of single values but `id`: object (N,), None where missing.
+
+        Raises:
+            DataError: the table cannot be read.
+        """
+        names = [name for name in self._columns if name not in ("id", "dates", *SENSORS)]
+        try:
+            table = pq.read_table(self.path, columns=names, partitioning=None)
+            columns = {name: _plain(table[name].combine_chunks()).to_pylist() for name in names}
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: cannot be read ({_line(error)})") from error
+        found = {}
+        for name, values in columns.items():
+            found[name] = np.empty(len(self), object)
+            found[name][:] = [None if value != value else value for value in values]
+        return found
 
     def __getstate__(self) -> dict:
         # Worker processes read for themselves instead of receiving what this one has cached.
@@ -213,28 +274,48 @@ class SeriesTable:
         return np.empty(0, np.float32)
 
     def _find_s1_units(self) -> str:
-        values = self._first_values("s1") if "s1" in self.sensors else np.empty(0)
-        values = values[np.isfinite(values) & (values != 0)]
-        middle = float(np.median(values)) if values.size else -1.0
-        # Most natural surfaces return less than they receive: dB below 0, power below 1.
-        if middle > 5:
+        decision = decide_s1_units(self._first_values("s1") if "s1" in self.sensors else np.empty(0))
+        if decision.value is None:
             raise DataError(
-                f"{self.path}: radar values with a median of {middle:.4g} are neither dB nor linear power; calibrate "
-                "to sigma0 or gamma0 first, or say s1_units='db' or 'linear'"
+                f"{self.path}: {decision.evidence}; calibrate to sigma0 or gamma0 first, or say s1_units='db' or "
+                "'linear'"
             )
-        return "db" if middle < 0 else "linear"
+        return decision.value
 
     def _find_s2_units(self) -> None:
-        values = self._first_values("s2") if "s2" in self.sensors else np.empty(0)
-        seen = values[np.isfinite(values) & (values != 0)]
+        values = self._first_values("s2") if "s2" in self.sensors else np.empty(0, np.float32)
         if self.s2_units == "auto":
-            self.s2_units = "reflectance" if seen.size and np.median(seen) <= 2 else "dn"
+            decision = decide_s2_units(values)
+            if decision.value is None:
+                raise DataError(f"{self.path}: {decision.evidence}; say s2_units='dn' or 'reflectance'")
+            self.s2_units = decision.value
         if self.s2_offset == "auto":
-            certain = False
-            if self.s2_units == "dn" and values.size % 13 == 0:
-                b10 = values.reshape(-1, 13)[:, _B10]
-                certain = int((np.isfinite(b10) & (b10 != 0)).sum()) >= _OFFSET_EVIDENCE and seen.min() >= 900
-            self.s2_offset = S2_OFFSET if certain else 0
+            found = [self._find_offset(values) for values in self._by_baseline() if values.size]
+            if len(set(found)) > 1:
+                raise DataError(
+                    f"{self.path}: dates before {BASELINE_0400} have no offset and later ones have it; take it off "
+                    "(Earth Engine's HARMONIZED collections are without), or write two tables"
+                )
+            self.s2_offset = found[0] if found else 0
+
+    def _by_baseline(self) -> list[np.ndarray]:
+        """Optical values of the first row group that has any, (13, dates), before baseline 04.00 and from then on."""
+        for g in range(len(self._starts) - 1):
+            group = self._group(g)
+            values, dates = group.aligned("s2", len(S2_BANDS)) if "s2" in self.sensors else (np.empty((0, 13)), [])
+            if (np.isfinite(values) & (values != 0)).any():
+                late = np.array([text >= BASELINE_0400 for text in dates])
+                return [values[~late].T, values[late].T]
+        return []
+
+    def _find_offset(self, bands: np.ndarray) -> int:
+        decision = decide_s2_offset(bands * np.float32(10000 if self.s2_units == "reflectance" else 1))
+        if self.s2_units == "reflectance":
+            decision = settled_reflectance(decision, str(self.path))
+        if decision.value is None or (decision.value and bands.shape[1] < _OFFSET_EVIDENCE):
+            found = decision.evidence if decision.value is None else f"all of {bands.shape[1]} dates are bright"
+            raise DataError(f"{self.path}: {found}; say s2_offset=0 or 1000")
+        return decision.value
 
 
 class _RowGroup:
@@ -268,9 +349,27 @@ class _RowGroup:
         values = {name: column[row].as_py() for name, column in self._scalars.items()}
         return {name: None if value != value else value for name, value in values.items()}
 
+    def aligned(self, name: str, channels: int) -> tuple[np.ndarray, list[str]]:
+        """Values (n, channels) and ISO dates of all rows whose lengths agree."""
+        values, starts, _ = self._lists[name]
+        codes, places, _ = self._lists["dates"]
+        lengths, dates = np.diff(starts), np.diff(places)
+        good = lengths == channels * dates
+        values = values[starts[0] : starts[-1]][np.repeat(good, lengths)].reshape(-1, channels)
+        return values, [self._texts[code] for code in codes[places[0] : places[-1]][np.repeat(good, dates)]]
+
     def flat(self, name: str) -> np.ndarray:
         values, offsets, _ = self._lists[name]
         return values[offsets[0] : offsets[-1]]
+
+
+def _dates_with_values(lists: pa.ChunkedArray) -> np.ndarray:
+    """Lengths of lists of values; 0 for a list of nothing but gaps, which is a sensor that is absent."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    values = pc.cast(pc.list_flatten(lists), pa.float32(), safe=False).to_numpy()
+    seen = np.concatenate([[0], np.cumsum(np.isfinite(values) & (values != 0))])
+    ends = np.cumsum(lengths)
+    return np.where(seen[ends] > seen[ends - lengths], lengths, 0)
 
 
 def _rows(lists: pa.LargeListArray) -> tuple[np.ndarray, np.ndarray]:

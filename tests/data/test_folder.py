@@ -244,7 +244,7 @@ def test_an_offset_that_cannot_be_told_is_asked_for(tmp_path, offset):
     rng = np.random.default_rng(0)
     bright = rng.integers(1000, 6000, (12, 20, 20)).astype(np.uint16)
     row = {"path": tif(tmp_path / "a.tif", bright), "sensor": "s2", "date": "2022-06-15"}
-    with pytest.raises(DataError, match=r"line 2 \(a.tif\): no value below 900 and no B10.*say 0 or 1000 in"):
+    with pytest.raises(DataError, match=r"line 2 \(a.tif\): the darkest hundredth .* no B10.*say 0 or 1000 in"):
         open_scene(table(tmp_path, row))
     for scene in (open_scene(tmp_path, s2_offset=offset), open_scene(table(tmp_path, row | {"offset": offset}))):
         assert np.array_equal(scene.read()["s2"][0, list(L2A_BANDS)], bright - offset)
@@ -256,14 +256,20 @@ def test_an_offset_that_cannot_be_told_is_asked_for(tmp_path, offset):
 
 
 def test_a_name_that_the_values_contradict_is_asked_about(tmp_path):
-    values = np.random.default_rng(0).integers(1000, 6000, (12, 20, 20)).astype(np.uint16)
-    values[0, :5] = 870  # one band, corrected too far
-    tif(tmp_path / "S2B_MSIL2A_20220615T101031_N0400_R092_T33UUP.tif", values)
-    name = "S2B_MSIL2A_20220615T101031_N0400_R092_T33UUP.tif"
-    with pytest.raises(DataError, match="baseline 04.00 or later.*lies below 900.*Say 0 or 1000 in column offset"):
-        open_scene(table(tmp_path, {"path": name, "sensor": "s2", "date": "2022-06-15"}))
-    sample = open_scene(tmp_path, s2_offset=1000).read()
-    assert sample["s2"][0, 0].min() == 0 and np.array_equal(sample["s2"][0, 1], values[1] - 1000)
+    rng = np.random.default_rng(0)
+    dark, shifted = optics(rng, 40, 40), optics(rng, 40, 40) + 1000
+    for values, name, text in (
+        (dark, "S2B_MSIL1C_20220615T101031_N0400_R092_T33UUP.tif", "offset of 1000, but by its numbers it is 0"),
+        (shifted, "S2B_MSIL1C_20210615T101031_N0301_R092_T33UUP.tif", "offset of 0, but by its numbers it is 1000"),
+        (shifted, "COPERNICUS_S2_HARMONIZED.tif", "offset of 0, but by its numbers it is 1000"),
+    ):
+        tif(tmp_path / name, values)
+        with pytest.raises(DataError, match=f"{text} .*Say 0 or 1000 in column offset"):
+            open_scene(table(tmp_path, {"path": name, "sensor": "s2", "date": "2022-06-15"}))
+        assert np.array_equal(open_scene(tmp_path, s2_offset=0).read()["s2"][0], values)
+        sample = open_scene(tmp_path, s2_offset=1000).read()
+        assert np.array_equal(sample["s2"][0], np.maximum(values, 1000) - 1000)
+        assert sample["s2_correction"] == "offset 1000 off"
 
 
 def test_scale_tags_of_the_file_are_applied_unless_units_are_said(tmp_path):
@@ -371,7 +377,7 @@ GOOD = {"path": "a.tif", "sensor": "s2", "date": "2020-06-15"}
         ({"bands": " ".join(["B02"] * 13)}, "names a band twice"),
         ({"bands": " ".join(["-"] * 13)}, "line 2: '-' is no band of s2"),
         ({"unit": "dn"}, "column 'unit' is unknown or there twice; did you mean 'units'"),
-        ({"colour": "red"}, "column 'colour' is unknown .*known are path"),
+        ({"shade": "red"}, "column 'shade' is unknown .*known are path"),
         ({"path": "bad.tif"}, "line 2: .*bad.tif is not a readable raster"),
         ({"path": "cut.tif"}, "line 2: .*cut.tif is damaged, fetch it again"),
         ({"path": "three.tif"}, "has 3 bands without names that s2 knows; expected 13 or 12, or names in column bands"),
@@ -381,7 +387,6 @@ GOOD = {"path": "a.tif", "sensor": "s2", "date": "2020-06-15"}
         ({"path": "hh.tif", "sensor": "s1"}, "radar needs VV and VH at each time, found HH HV"),
         ({"mask": "three.tif"}, "the mask .*three.tif must have one band, found 3"),
         ({"mask": "gone.tif"}, "line 2: no such file .*gone.tif"),
-        ({"offset": "1000", "units": "reflectance"}, "offset 1000 belongs to digital numbers"),
         ({"path": "zero.tif"}, "nothing valid"),
     ],
 )
@@ -436,7 +441,7 @@ def test_one_place_has_one_level_kind_and_region(tmp_path):
             {"path": "a.tif" if sensor == "s2" else "r.tif", "sensor": sensor, "date": f"2020-0{n}-15", column: value}
             for n, value in enumerate(values, start=1)
         ]
-        text = "levels different ids" if column == "level" else f"column {column} differs"
+        text = f"column {column} differs" if column == "region" else f"{column}s different ids"
         with pytest.raises(DataError, match=text):
             open_scene(table(tmp_path, *rows))
 
@@ -456,7 +461,7 @@ def test_terramesh_offsets_are_found_or_asked_for(real_data, tmp_path):
         found[path.parent.name, path.stem[:4]] = float(np.median(first - sample["s2"][0, 1]))
     assert found == {
         ("S2L1C", "282D"): 1000, ("S2L1C", "433D"): 1000, ("S2L1C", "609U"): 1000, ("S2L1C", "637U"): 0,
-        ("S2L2A", "282D"): 0, ("S2L2A", "433D"): "asked", ("S2L2A", "609U"): 0, ("S2L2A", "637U"): 0,
+        ("S2L2A", "282D"): 0, ("S2L2A", "433D"): 1000, ("S2L2A", "609U"): 0, ("S2L2A", "637U"): 0,
     }  # fmt: skip
 
 

@@ -181,8 +181,34 @@ def test_the_offset_is_removed_where_the_whole_table_shows_it(tmp_path, rng):
     source = SeriesTable(write(tmp_path / "a.parquet", rows))
     assert source.s2_offset == 1000 and source[0]["s2"][0, B10] == 12
     assert SeriesTable(source.path, s2_offset=0)[0]["s2"][0, B10] == 1012
+    assert source[0]["s2_correction"] == "offset 1000 off"
     # A single bright row is a cloud as well as an offset.
-    assert SeriesTable(write(tmp_path / "b.parquet", rows[:1])).s2_offset == 0
+    path = write(tmp_path / "b.parquet", rows[:1])
+    with pytest.raises(DataError, match="b.parquet: .*B10 is at 1012.*; say s2_offset=0 or 1000"):
+        SeriesTable(path)
+    assert SeriesTable(path, s2_offset=0)[0]["s2"][0, B10] == 1012
+
+
+def test_dates_on_both_sides_of_the_baseline_that_differ_are_refused(tmp_path, rng):
+    rows = [row(rng, dates=["2021-12-01", "2022-03-01", "2022-06-01"]) for _ in range(60)]
+    for values in rows:
+        values["s2"].reshape(3, 13)[1:] += 1000
+    with pytest.raises(DataError, match="a.parquet: dates before 2022-01-25 have no offset and later ones have it"):
+        SeriesTable(write(tmp_path / "a.parquet", rows))
+
+
+def test_layout_and_columns_without_decoding(tmp_path, rng):
+    rows = [row(rng, t, year=2019 + t, s2_level="L1C") for t in (1, 2, 3, 4)]
+    rows[1]["s1"] = None
+    rows[2]["s2"][:] = np.nan
+    source = SeriesTable(write(tmp_path / "a.parquet", rows, row_group_size=3))
+    layout, columns = source.layout(), source.columns()
+    for i, sample in enumerate(source):
+        dates = [0 if sample[s] is None else len(sample[s]) for s in ("s1", "s2")]
+        assert layout.shapes[i].tolist() == [*dates, 1, 1]
+        assert (columns["year"][i], columns["region"][i]) == (sample["year"], "Iran")
+    assert layout.groups.tolist() == [0, 0, 0, 1] and not source.seasonal
+    assert SeriesTable.recognises(source.path) and not SeriesTable.recognises(tmp_path)
 
 
 @pytest.mark.parametrize(
