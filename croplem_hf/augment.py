@@ -26,8 +26,8 @@ _RECIPE, _SAMPLE, _MASK = 11, 12, 13
 class Augmentation:
     """What is varied in training.
 
-    date_jitter_days: SEN12MS only, whose dates are the middle of a three-month window: each sensor's date moves by up
-        to this many days either way.
+    date_jitter_days: of sources whose dates are the middle of a three-month window (SEN12MS): each sensor's date moves
+        by up to this many days either way.
     calendar_shift: share of the samples whose dates all move by the same 0 to 364 days.
     flips: turn and mirror images.
     radar_gain_db: standard deviation, in dB, of a gain on the radar of a sample.
@@ -234,7 +234,7 @@ class TrainingBatches:
             try:
                 sample = self.sources[source][row]
                 rng = sample_seed(self.seed, sample["id"], epoch, repeat)
-                jitter = self.sources[source].kind == "sen12ms"
+                jitter = getattr(self.sources[source], "seasonal", False)
                 sample = augment(sample, recipe, rng, self.augmentation, jitter=jitter)
                 # A sound item may still lack the one sensor that this batch shows; it is replaced without complaint.
                 if any(sample[s] is not None and sample[f"{s}_valid"].any() for s in SENSORS):

@@ -327,10 +327,6 @@ def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
     row["sensors"] = "+".join(used)
     row |= {"s1_kind": sample.get("s1_kind"), "s2_level": sample.get("s2_level") if "s2" in used else None}
     row["height"], row["width"] = sample[used[0]].shape[2:]
-    if sample.get("lc") is not None:
-        codes, counts = np.unique(sample["lc"][0], return_counts=True)
-        row["lc"] = int(codes[counts.argmax()])
-        row["lc_share"] = float(counts.max() / counts.sum())
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
 
 

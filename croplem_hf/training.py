@@ -76,7 +76,7 @@ def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
             spec.path, sensors=spec.sensors, s2_level=spec.s2_level, s1_units=spec.s1_units, s2_units=spec.s2_units,
             s2_offset=spec.s2_offset,
         )  # fmt: skip
-        if source.kind == "sen12ms":
+        if hasattr(source, "labels"):
             source.labels = False  # nothing here looks at land cover, so it is not read
         keep = select_items(source, spec.where, spec.test_scenes)
         layout = read_layout(source).keep(keep).crop(config.crop_size)

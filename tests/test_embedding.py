@@ -404,7 +404,7 @@ def test_every_metadata_column_is_kept(embedder, tmp_path):
     other = sample(t2=0, size=(1, 1), lon=6.5)
     table = embedder.embed_source(Source([one, other]), tmp_path / "e.parquet", progress=False)
     first, second = table.metadata.to_pylist()
-    derived = {"gsd": 10.0, "sensors": "s1+s2", "height": 8, "width": 4, "lc": 3, "lc_share": 0.75}
+    derived = {"gsd": 10.0, "sensors": "s1+s2", "height": 8, "width": 4}
     derived |= {"s1_kind": None, "s2_level": "L1C"}
     metadata["transform"] = list(map(float, metadata["transform"]))
     assert first == metadata | extra | derived

@@ -22,6 +22,10 @@ _OPTICS = {
     "river": (1410, 1160, 1060, 900, 800, 600, 560, 470, 410, 125, 9, 160, 105),
     "roof": (1600, 1480, 1470, 1560, 1650, 1780, 1880, 1980, 2020, 700, 20, 2250, 2000),
     "street": (1560, 1400, 1330, 1340, 1390, 1440, 1500, 1560, 1570, 540, 17, 1650, 1480),
+    "orchard": (1290, 1010, 950, 860, 1240, 2080, 2520, 2540, 2800, 880, 13, 1950, 1180),
+    "vineyard": (1400, 1180, 1140, 1220, 1560, 2050, 2330, 2370, 2600, 820, 14, 2450, 1750),
+    "heath": (1300, 1010, 930, 880, 1180, 1800, 2120, 2140, 2400, 780, 13, 1980, 1180),
+    "hall": (2150, 2180, 2200, 2300, 2380, 2430, 2500, 2650, 2560, 880, 22, 2700, 2400),
 }
 # A thick water cloud with some cirrus above it.
 _CLOUD = (5600, 5400, 5200, 5300, 5500, 5700, 5900, 5900, 6100, 2600, 160, 4300, 3200)
@@ -29,17 +33,19 @@ _RADAR = {
     "forest": (-8.0, -13.5), "conifer": (-8.8, -14.3), "grass": (-12.5, -18.8), "dry grass": (-12.8, -20.0),
     "soil": (-12.5, -20.5), "crop": (-9.5, -15.0), "stubble": (-12.0, -19.5), "desert": (-15.0, -24.0),
     "water": (-21.5, -27.5), "river": (-20.0, -26.5), "roof": (-3.0, -11.5), "street": (-10.5, -18.0),
+    "orchard": (-9.5, -15.5), "vineyard": (-10.5, -17.0), "heath": (-11.5, -17.5), "hall": (1.0, -9.0),
 }  # fmt: skip
-_SURFACES = tuple(_OPTICS)
+SURFACES = tuple(_OPTICS)
 _CROPLAND = -1
+_GROWN = (SURFACES.index("orchard"), SURFACES.index("vineyard"))
 # Day of the northern year of greatest green, and the days from half green to it, before and after.
 _CROPS = {"winter cereal": (125, 60, 35), "maize": (205, 40, 40), "beet": (215, 50, 60), "clover": (160, 130, 130),
           "rapeseed": (110, 60, 45), "second season": (300, 45, 45), "fallow": (150, 15, 15)}  # fmt: skip
 # IGBP code of each surface, and the three LCCS codes (cover, use, hydrology) of each IGBP code, as in MCD12Q1.
 _IGBP = {"forest": 4, "conifer": 4, "grass": 10, "dry grass": 10, "desert": 16, "water": 17, "river": 17, "roof": 13,
-         "street": 13}  # fmt: skip
-_LCCS = {4: (14, 10, 10), 10: (31, 30, 30), 12: (31, 36, 30), 13: (1, 9, 1), 14: (31, 35, 30), 16: (1, 1, 1),
-         17: (3, 3, 3)}  # fmt: skip
+         "street": 13, "orchard": 12, "vineyard": 12, "heath": 7, "hall": 13}  # fmt: skip
+_LCCS = {4: (14, 10, 10), 7: (22, 20, 20), 10: (31, 30, 30), 12: (31, 36, 30), 13: (1, 9, 1), 14: (31, 35, 30),
+         16: (1, 1, 1), 17: (3, 3, 3)}  # fmt: skip
 _DAYS = {"ROIs1158_spring": 105, "ROIs1868_summer": 196, "ROIs1970_fall": 288, "ROIs2017_winter": 15}
 _LOOKS = 4.4
 """Equivalent number of looks of a Sentinel-1 ground range detected image (ESA product specification)."""
@@ -59,6 +65,8 @@ class Place:
         base: the surface between the fields.
         water: width of the river in metres; negative for a lake of that radius.
         early: days that crops are ahead of the temperate calendar, as where winters are mild.
+        theme: what becomes of the fields: "" (crops), "orchards" (and vineyards), "pastures" (with hedges), "heath",
+            "halls" (of industry), or "highway" (crops, and a road through them).
     """
 
     scene: str
@@ -69,6 +77,7 @@ class Place:
     base: str = "grass"
     water: float = 60.0
     early: float = 0.0
+    theme: str = ""
 
     @property
     def southern(self) -> bool:
@@ -112,10 +121,21 @@ def make_scene(
         "s1" float32 (2, H, W) in dB; "s2" uint16 (13, H, W); "lc" uint8 (4, H, W), the coarse land cover; "cropland"
         uint8 (1, H, W), 1 on every pixel of cropland, the field borders included.
     """
+    layers = see_scene(place, shape, rng, clouds=clouds)
+    del layers["surface"]
+    return layers
+
+
+def see_scene(
+    place: Place, shape: tuple[int, int], rng: np.random.Generator, *, clouds: float = 0.0
+) -> dict[str, np.ndarray]:
+    """`make_scene`, and "surface" int8 (1, H, W): the number in `SURFACES` of each pixel, -1 for fields of crops."""
     # Patches of 64 px would see a corner of one field: the landscape is drawn at least 256 px wide and cut.
     full = tuple(max(side, 256) for side in shape)
     surface = _landscape(place, full, rng)
     parcel, edge = _parcels(place, full, rng)
+    if place.theme:
+        surface = _themed(place.theme, surface, parcel, edge, rng.spawn(1)[0])
     crops = list(_CROPS)
     kinds = rng.choice(len(crops), size=parcel.max() + 1, p=(0.27, 0.24, 0.1, 0.12, 0.1, 0.12, 0.05))[parcel]
     green = _greenness(place, kinds, rng.normal(0, 12, parcel.max() + 1)[parcel])
@@ -124,28 +144,29 @@ def make_scene(
     green = np.clip(green * vigour, 0, 1)
 
     fields = (surface == _CROPLAND) & ~edge
-    cover = np.where(surface == _CROPLAND, _SURFACES.index(place.base), surface)
-    optics = np.array([_OPTICS[name] for name in _SURFACES], np.float32)
-    radar = np.array([_RADAR[name] for name in _SURFACES], np.float32)
+    cover = np.where(surface == _CROPLAND, SURFACES.index(place.base), surface)
+    optics = np.array([_OPTICS[name] for name in SURFACES], np.float32)
+    radar = np.array([_RADAR[name] for name in SURFACES], np.float32)
     ground = {name: np.array(_OPTICS[name], np.float32) for name in ("soil", "stubble", "crop")}
     s2 = optics[cover]  # (H, W, 13)
     mix = bare[fields][:, None]
     soil = (1 - mix) * ground["soil"] * 0.88 + mix * ground["stubble"]
     s2[fields] = soil + green[fields][:, None] * (ground["crop"] - soil)
     s1 = radar[cover]  # (H, W, 2)
-    rough = radar[_SURFACES.index("soil")] + 3 * (mix - 0.5)
-    s1[fields] = rough + green[fields][:, None] * (radar[_SURFACES.index("crop")] - rough)
+    rough = radar[SURFACES.index("soil")] + 3 * (mix - 0.5)
+    s1[fields] = rough + green[fields][:, None] * (radar[SURFACES.index("crop")] - rough)
 
-    texture = {"forest": 0.13, "conifer": 0.13, "roof": 0.16, "street": 0.08, "water": 0.015, "river": 0.03}
-    grain = np.array([texture.get(name, 0.05) for name in _SURFACES], np.float32)[cover]
+    texture = {"forest": 0.13, "conifer": 0.13, "roof": 0.16, "street": 0.08, "water": 0.015, "river": 0.03,
+               "orchard": 0.16, "vineyard": 0.11, "heath": 0.12, "hall": 0.12}  # fmt: skip
+    grain = np.array([texture.get(name, 0.05) for name in SURFACES], np.float32)[cover]
     tint = np.concatenate([np.full(4, 0.6), np.full(7, 1.0), np.full(2, 0.9)])
-    broad = 0.05 * _noise(full, 90, rng) * ~np.isin(cover, [_SURFACES.index("water"), _SURFACES.index("river")])
+    broad = 0.05 * _noise(full, 90, rng) * ~np.isin(cover, [SURFACES.index("water"), SURFACES.index("river")])
     s2 *= 1 + (grain * _noise(full, 1.2, rng) + broad)[..., None] * tint
     s2 = np.stack([_native(s2[..., b], step, rng) for b, step in enumerate((6, 1, 1, 1, 2, 2, 2, 1, 2, 6, 6, 2, 2))])
     if clouds > 0:
         s2 = _with_clouds(s2, clouds, rng)
     # The buildings of a town shine in radar only where their walls face the satellite.
-    s1 += (3.0 * (cover == _SURFACES.index("roof")) * _noise(full, 1.5, rng) + 0.6 * _noise(full, 25, rng))[..., None]
+    s1 += (3.0 * (cover == SURFACES.index("roof")) * _noise(full, 1.5, rng) + 0.6 * _noise(full, 25, rng))[..., None]
     s1 = np.moveaxis(s1, -1, 0) + 10 * np.log10(np.maximum(_speckle(full, rng), 1e-3))
     cut = np.s_[:, : shape[0], : shape[1]]
     lc = _land_cover(np.where(surface == _CROPLAND, _CROPLAND, cover))
@@ -153,21 +174,22 @@ def make_scene(
         "s1": s1.astype(np.float32)[cut],
         "s2": np.clip(np.rint(s2), 1, 16000).astype(np.uint16)[cut],
         "lc": lc[cut],
-        "cropland": (surface == _CROPLAND).astype(np.uint8)[None][cut],
+        "cropland": np.isin(surface, (_CROPLAND, *_GROWN)).astype(np.uint8)[None][cut],
+        "surface": surface.astype(np.int8)[None][cut],
     }
 
 
 def _landscape(place: Place, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Index into `_SURFACES` for each pixel, `_CROPLAND` where fields are."""
+    """Index into `SURFACES` for each pixel, `_CROPLAND` where fields are."""
     forest, grass, town = place.shares
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     surface = np.full(shape, _CROPLAND)
     wild = place.base if place.base == "desert" else "grass" if place.base == "grass" else "dry grass"
-    surface[_top(_noise(shape, 28, rng) + 0.12 * _noise(shape, 3, rng), grass)] = _SURFACES.index(wild)
+    surface[_top(_noise(shape, 28, rng) + 0.12 * _noise(shape, 3, rng), grass)] = SURFACES.index(wild)
     woods = _top(_noise(shape, 24, rng) + 0.15 * _noise(shape, 2.5, rng), forest)
     conifers = woods & (_noise(shape, 18, rng) > (0.6 if not place.southern else 9))
-    surface[woods] = _SURFACES.index("forest")
-    surface[conifers] = _SURFACES.index("conifer")
+    surface[woods] = SURFACES.index("forest")
+    surface[conifers] = SURFACES.index("conifer")
     if town:
         # One or two settlements: the density falls from the centre, streets run on a turned grid.
         centre = rng.uniform(0.2, 0.8, 2) * shape
@@ -176,14 +198,14 @@ def _landscape(place: Place, shape: tuple[int, int], rng: np.random.Generator) -
         built = far < 1
         streets = (u % 9 < 1.6) | (v % 13 < 1.6)
         gardens = _noise(shape, 2, rng) > 0.4 + 0.8 * (1 - far)
-        surface[built] = _SURFACES.index("roof")
-        surface[built & gardens] = _SURFACES.index("grass")
-        surface[built & streets] = _SURFACES.index("street")
+        surface[built] = SURFACES.index("roof")
+        surface[built & gardens] = SURFACES.index("grass")
+        surface[built & streets] = SURFACES.index("street")
     if place.water < 0:
         centre = rng.uniform(0.25, 0.75, 2) * shape
         radius = -place.water / 10
         lake = np.hypot(y - centre[0], x - centre[1]) + 0.35 * radius * _noise(shape, 16, rng) < radius
-        surface[lake] = _SURFACES.index("water")
+        surface[lake] = SURFACES.index("water")
     else:
         # A meander across the longer side, with a strip of trees on its banks.
         along, across = (x, y) if shape[1] >= shape[0] else (y, x)
@@ -193,8 +215,45 @@ def _landscape(place: Place, shape: tuple[int, int], rng: np.random.Generator) -
         slope = rng.uniform(-0.35, 0.35)
         distance = np.abs(across - min(shape) * rng.uniform(0.35, 0.65) - waves - slope * (along - max(shape) / 2))
         half = place.water / 20
-        surface[(distance < half + 3.5) & (_noise(shape, 4, rng) > -0.3)] = _SURFACES.index("forest")
-        surface[distance < half + 0.5] = _SURFACES.index("river")
+        surface[(distance < half + 3.5) & (_noise(shape, 4, rng) > -0.3)] = SURFACES.index("forest")
+        surface[distance < half + 0.5] = SURFACES.index("river")
+    return surface
+
+
+def _themed(
+    theme: str, surface: np.ndarray, parcel: np.ndarray, edge: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """`surface` (H, W) with its fields, or its towns for "halls", made into what the theme says."""
+    fields, surface = surface == _CROPLAND, surface.copy()
+    kind = rng.random(parcel.max() + 1)[parcel]
+    if theme == "orchards":
+        surface[fields & ~edge & (kind < 0.5)] = SURFACES.index("orchard")
+        surface[fields & ~edge & (kind >= 0.5) & (kind < 0.92)] = SURFACES.index("vineyard")
+    elif theme == "pastures":
+        surface[fields] = SURFACES.index("grass")
+        surface[fields & (kind > 0.8)] = SURFACES.index("dry grass")
+        surface[fields & edge] = SURFACES.index("forest")
+    elif theme == "heath":
+        surface[fields] = SURFACES.index("heath")
+        open_ground = _noise(surface.shape, 9, rng) + 0.5 * _noise(surface.shape, 2, rng)
+        surface[fields & (open_ground > 0.7)] = SURFACES.index("dry grass")
+        surface[fields & (open_ground < -1.6)] = SURFACES.index("forest")
+    elif theme == "halls":
+        y, x = np.mgrid[: surface.shape[0], : surface.shape[1]].astype(np.float32)
+        u, v = _turn(x, y, rng.uniform(0, np.pi))
+        plot = (np.floor(u / 14).astype(int) % 64) * 64 + np.floor(v / 9).astype(int) % 64
+        built = rng.random(64 * 64)[plot] < 0.55
+        inside = (u % 14 > 2.5) & (v % 9 > 2)
+        town = np.isin(surface, [SURFACES.index(name) for name in ("roof", "street")])
+        surface[town] = SURFACES.index("street")
+        surface[town & inside & built] = SURFACES.index("hall")
+        surface[town & inside & ~built & (kind > 0.6)] = SURFACES.index("grass")
+    elif theme == "highway":
+        y, x = np.mgrid[: surface.shape[0], : surface.shape[1]].astype(np.float32)
+        u, v = _turn(x - surface.shape[1] / 2, y - surface.shape[0] / 2, rng.uniform(0, np.pi))
+        far = np.abs(v + 12 * np.sin(u / 90 + rng.uniform(0, 2 * np.pi)))
+        surface[far < 3.2] = SURFACES.index("grass")
+        surface[far < 1.7] = SURFACES.index("street")
     return surface
 
 
@@ -244,7 +303,7 @@ def _greenness(place: Place, kinds: np.ndarray, late: np.ndarray) -> np.ndarray:
 
 def _land_cover(surface: np.ndarray) -> np.ndarray:
     """Surfaces -> uint8 (4, H, W): the most frequent IGBP code of each coarse cell, and its LCCS codes."""
-    codes = np.array([_IGBP.get(name, 10) for name in _SURFACES] + [12])[surface]
+    codes = np.array([_IGBP.get(name, 10) for name in SURFACES] + [12])[surface]
     igbp = np.empty_like(codes)
     for top in range(0, codes.shape[0], _COARSE):
         for left in range(0, codes.shape[1], _COARSE):
@@ -304,4 +363,4 @@ def _turn(x: np.ndarray, y: np.ndarray, angle: np.ndarray | float) -> tuple[np.n
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
-__all__ = ["PLACES", "Place", "make_scene"]
+__all__ = ["PLACES", "Place", "SURFACES", "make_scene", "see_scene"]

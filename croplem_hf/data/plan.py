@@ -16,9 +16,6 @@ from ..sensors import SENSORS
 
 logger = logging.getLogger(__name__)
 
-# Patches that are tried for the size of all of them: a few files may be damaged.
-_SIZE_TRIES = 20
-_CHANNELS = {"s1": 2, "s2": 13}
 # Streams of random numbers that must not meet; SeedSequence takes trailing zeros for nothing, so none is 0.
 _ORDER, _PART, _REPLACEMENT = 1, 2, 3
 
@@ -47,23 +44,20 @@ class Layout:
 
 
 def read_layout(source) -> Layout:
-    """Layout of a source as `open_source` gives it.
+    """Layout of a source as `open_source` gives it: what its `layout()` says, else every item is decoded once.
 
-    SEN12MS: which files there are, and the size of the first patch that can be read. A series table: lengths of its
-    lists, read once. Any other source: every item is decoded once. A sample that turns out otherwise is padded.
+    A sample that turns out otherwise is padded.
 
     Raises:
         DataError: nothing can be read.
     """
-    if source.kind == "sen12ms":
-        return _sen12ms_layout(source)
-    if source.kind == "series":
-        return _series_layout(source)
+    if hasattr(source, "layout"):
+        return source.layout()
     logger.info("reading all %d items of %s once for their sizes", len(source), source.kind)
     shapes, first = np.zeros((len(source), 4), np.int32), None
     for i in range(len(source)):
         try:
-            shapes[i] = _sample_shape(source[i])
+            shapes[i] = sample_shape(source[i])
         except DataError as error:
             logger.warning("left out: %s", error)
             first = first or error
@@ -77,9 +71,8 @@ def select_items(source, where: Mapping[str, Sequence], test_scenes: bool = Fals
 
     Args:
         source: as `open_source` gives it.
-        where: for each column the values that are wanted: any column of a series table; `season` and `scene` of
-            SEN12MS.
-        test_scenes: whether to use the official test scenes of SEN12MS.
+        where: for each column the values that are wanted; columns are those of `source.columns()`, and `id`.
+        test_scenes: whether to use the official test scenes of SEN12MS, and what a source itself says is for test.
 
     Returns:
         bool (N,).
@@ -88,21 +81,10 @@ def select_items(source, where: Mapping[str, Sequence], test_scenes: bool = Fals
         DataError: an unknown column, or nothing left.
     """
     keep = np.ones(len(source), bool)
-    if source.kind == "sen12ms":
-        from .sen12ms import HELD_OUT_SCENES
-
-        scenes = np.array([id.rpartition("_p")[0] for id in source.ids])
-        columns = {"scene": scenes, "season": np.array([scene.split("_")[1] for scene in scenes])}
-        if not test_scenes:
-            keep &= ~np.isin(scenes, sorted(HELD_OUT_SCENES))
-    elif source.kind == "series" and where:
-        import pyarrow.parquet as pq
-
-        names = pq.read_schema(source.path).names
-        table = pq.read_table(source.path, columns=[name for name in where if name in names], partitioning=None)
-        columns = {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
-    else:
-        columns = {}
+    columns = source.columns() if hasattr(source, "columns") else {}
+    columns = {**columns, "id": np.array(source.ids, object)}
+    if not test_scenes:
+        keep &= ~_is_test(source.kind, columns)
     for name, values in where.items():
         if name not in columns:
             known = f"; known are {', '.join(columns)}" if columns else ""
@@ -116,51 +98,23 @@ def select_items(source, where: Mapping[str, Sequence], test_scenes: bool = Fals
     return keep
 
 
-def _sample_shape(sample: Mapping) -> tuple[int, int, int, int]:
+def _is_test(kind: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool (N,): said by a column `split`, or of an official test scene of SEN12MS, in files or shards."""
+    from .sen12ms import HELD_OUT_SCENES
+
+    test = np.zeros(len(columns["id"]), bool)
+    if "split" in columns:
+        test |= columns["split"] == "test"
+    if kind in ("sen12ms", "shards") and "scene" in columns:
+        test |= np.isin(columns["scene"].astype(str), sorted(HELD_OUT_SCENES))
+    return test
+
+
+def sample_shape(sample: Mapping) -> tuple[int, int, int, int]:
+    """T1, T2, height and width of a sample."""
     dates = [0 if sample[s] is None else len(sample[s]) for s in SENSORS]
     image = sample["s1"] if sample["s1"] is not None else sample["s2"]
     return (*dates, *image.shape[2:])
-
-
-def _sen12ms_layout(source) -> Layout:
-    shapes, reasons = np.zeros((len(source), 4), np.int32), []
-    for i in range(len(source)):
-        found = source.paths(i)
-        shapes[i, :2] = "s1" in found, "s2" in found
-    for i in range(min(len(source), _SIZE_TRIES)):
-        try:
-            shapes[:, 2:] = _sample_shape(source[i])[2:]
-            return Layout(shapes)
-        except DataError as error:
-            reasons.append(error)
-    raise DataError(f"the first {len(reasons)} patches cannot be read; the very first: {reasons[0]}")
-
-
-def _series_layout(source) -> Layout:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    parts, groups = [], []
-    try:
-        with pq.ParquetFile(source.path) as file:
-            for g in range(file.num_row_groups):
-                table = file.read_row_group(g, columns=list(source.sensors))
-                part = np.zeros((len(table), 4), np.int32)
-                part[:, 2:] = 1
-                for k, sensor in enumerate(SENSORS):
-                    if sensor in source.sensors:
-                        lengths = pc.fill_null(pc.list_value_length(table[sensor]), 0).to_numpy()
-                        values = pc.cast(pc.list_flatten(table[sensor]), pa.float32(), safe=False).to_numpy()
-                        # A list of nothing but gaps is a sensor that is absent.
-                        seen = np.concatenate([[0], np.cumsum(np.isfinite(values) & (values != 0))])
-                        ends = np.cumsum(lengths)
-                        part[:, k] = np.where(seen[ends] > seen[ends - lengths], lengths // _CHANNELS[sensor], 0)
-                parts.append(part)
-                groups.append(np.full(len(table), g, np.int32))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{source.path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
-    return Layout(np.concatenate(parts), np.concatenate(groups))
 
 
 class BatchPlan:
@@ -322,4 +276,4 @@ class BatchPlan:
         return rng.permutation(len(found))[group] // width, math.ceil(len(found) / width)
 
 
-__all__ = ["BatchPlan", "Layout", "read_layout", "select_items"]
+__all__ = ["BatchPlan", "Layout", "read_layout", "sample_shape", "select_items"]

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..sensors import SENSORS, s1_to_db, s2_to_dn
+from ..sensors import SENSORS, harmonise_s1, harmonise_s2
 from .geotiff import RasterInfo, read_geotiff
+from .landcover import patch_labels
+from .plan import Layout, sample_shape
 from .sample import Sample, make_sample
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ BAD_PATCHES = frozenset({"ROIs1868_summer_146_p202"})
 _PATCH_NAME = re.compile(r"^(ROIs\d+_[a-z]+)_(s1|s2|lc)_(\w+)_p(\d+)\.tif$")
 _PATCH_ID = re.compile(r"^((ROIs\d+_([a-z]+))_(\w+))_p(\d+)$")
 _KINDS = ("s1", "s2", "lc")
+# Patches that are tried for the size of all of them: a few files may be damaged.
+_SIZE_TRIES = 20
 _LAYOUT = "expected files such as ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif (s1, s2 or lc)"
 
 
@@ -52,7 +56,7 @@ class SEN12MSFolder:
         root: the folder; subfolders are searched.
         sensors: which of "s1" and "s2" to read; a patch with none of them is no item.
         labels: whether to read land cover where there is one: `lc` (4, H, W), uint8 or uint16, bands IGBP, LCCS land
-            cover, land use, surface hydrology.
+            cover, land use, surface hydrology, and what it says of the patch as a whole (`landcover.patch_labels`).
         s1_units: "db", "linear" or "auto" (see `s1_to_db`).
         s2_units: "dn", "reflectance" or "auto" (see `s2_to_dn`).
         s2_offset: 0, 1000 or "auto" (see `s2_to_dn`).
@@ -67,6 +71,7 @@ class SEN12MSFolder:
 
     kind = "sen12ms"
     unit = "patch"
+    seasonal = True
 
     def __init__(
         self,
@@ -117,6 +122,35 @@ class SEN12MSFolder:
         options = {"s1_units": self.s1_units, "s2_units": self.s2_units, "s2_offset": self.s2_offset}
         return read_patch(self.ids[i], self.paths(i), **options)
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Whether a folder holds a patch, itself or up to three folders down; a cheap look, not a walk."""
+        return path.is_dir() and _holds_patch(path, 3)
+
+    def layout(self) -> Layout:
+        """Which files there are, and the size of the first patch that can be read; one that differs is padded.
+
+        Raises:
+            DataError: none of the first patches can be read.
+        """
+        shapes, reasons = np.zeros((len(self), 4), np.int32), []
+        for k, sensor in enumerate(SENSORS):
+            if sensor in self.sensors:
+                shapes[:, k] = self._rows[:, _KINDS.index(sensor)] >= 0
+        for i in range(min(len(self), _SIZE_TRIES)):
+            try:
+                shapes[:, 2:] = sample_shape(self[i])[2:]
+                return Layout(shapes)
+            except DataError as error:
+                reasons.append(error)
+        raise DataError(f"the first {len(reasons)} patches cannot be read; the very first: {reasons[0]}")
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What items can be chosen by without reading them: `scene`, `season` and `patch`, objects (N,)."""
+        found = [_PATCH_ID.match(id).groups() for id in self.ids]
+        values = [(scene, season, int(patch)) for scene, _, season, _, patch in found]
+        return dict(zip(("scene", "season", "patch"), np.array(values, object).reshape(-1, 3).T, strict=True))
+
     def paths(self, i: int) -> dict[str, Path]:
         """The files that make up sample `i`, by "s1", "s2" and "lc"."""
         _, folder, _, number, patch = _PATCH_ID.match(self.ids[i]).groups()
@@ -154,16 +188,17 @@ def read_patch(
         raise DataError(
             f"{next(iter(paths.values()))}: unknown season {season!r}, expected one of {tuple(SEASON_DATES)}"
         )
-    fields, grids = {}, {}
+    fields, grids, notes = {}, {}, {}
     files = {kind: (path, contents[kind] if contents else None) for kind, path in paths.items()}
     if "s1" in files:
-        values, grids["s1"] = _read_s1(*files["s1"], s1_units)
+        values, grids["s1"], notes["s1_correction"] = _read_s1(*files["s1"], s1_units)
         fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
     if "s2" in files:
-        values, valid, grids["s2"] = _read_s2(*files["s2"], s2_units, s2_offset)
+        values, valid, grids["s2"], notes["s2_correction"] = _read_s2(*files["s2"], s2_units, s2_offset)
         fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
     if "lc" in files:
         fields["lc"], grids["lc"] = _read_lc(*files["lc"])
+        fields |= patch_labels(fields["lc"])
     shapes = {kind: (fields[kind].shape[-2:], info) for kind, info in grids.items()}
     first, *others = shapes
     for other in others:
@@ -181,7 +216,19 @@ def read_patch(
         transform=info.transform,
         region=scene,
         **fields,
+        **{key: note for key, note in notes.items() if note},
     )
+
+
+def _holds_patch(folder: Path, depth: int) -> bool:
+    inner = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _PATCH_NAME.match(entry.name):
+                return True
+            if depth and entry.is_dir():
+                inner.append(Path(entry.path))
+    return any(_holds_patch(path, depth - 1) for path in inner)
 
 
 def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
@@ -223,23 +270,23 @@ def _order(id: str) -> tuple:
     return season, (0, int(scene), "") if scene.isdecimal() else (1, 0, scene), int(patch), patch
 
 
-def _read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, RasterInfo]:
+def _read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, RasterInfo, str | None]:
     values, info = read_geotiff(path, count=2, data=data)
-    values = values.astype(np.float32)
+    values = values.astype(np.float32, copy=False)
     # A single band of exactly 0 dB is a clipped measurement; both at 0 are the fill of the products.
     missing = (values == 0).all(axis=0)
     if info.nodata is not None:
         missing |= (values == np.float32(info.nodata)).any(axis=0)
     values[:, missing] = np.nan
-    values = s1_to_db(values, units=units, where=str(path))
+    values, note = harmonise_s1(values, units=units, where=str(path))
     if not np.isfinite(values).all(axis=0).any():
         raise DataError(f"{path}: no valid radar pixel (all NaN or nodata)")
-    return values[None], info
+    return values[None], info, note
 
 
 def _read_s2(
     path: Path, data: bytes | None, units: str, offset: int | str
-) -> tuple[np.ndarray, np.ndarray, RasterInfo]:
+) -> tuple[np.ndarray, np.ndarray, RasterInfo, str | None]:
     values, info = read_geotiff(path, count=13, data=data)
     valid = values.any(axis=0)
     if info.nodata is not None:
@@ -247,11 +294,12 @@ def _read_s2(
     if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=0)
         values[:, ~valid] = np.nan
-    else:
+    elif not valid.all():
         values = np.where(valid, values, 0)
     if not valid.any():
         raise DataError(f"{path}: no valid optical pixel (all 0, NaN or nodata)")
-    return s2_to_dn(values[None], units=units, offset=offset, where=str(path)), valid[None], info
+    values, note = harmonise_s2(values[None], units=units, offset=offset, where=str(path))
+    return values, valid[None], info, note
 
 
 def _read_lc(path: Path, data: bytes | None) -> tuple[np.ndarray, RasterInfo]:

@@ -256,3 +256,17 @@ def test_real_patches(real_data, tmp_path):
     assert source[0]["lc"].shape == (4, 256, 256)
     shutil.copytree(root, tmp_path / "copy", copy_function=os.symlink)
     assert SEN12MSFolder(tmp_path).ids == source.ids
+
+
+@pytest.mark.parametrize("layout", ["{0}/{1}_{2}", "{0}_{1}/{1}_{2}", "{0}/{1}/{1}_{2}", "."])
+def test_a_tree_is_recognised_in_every_layout(tmp_path, layout):
+    assert not SEN12MSFolder.recognises(tmp_path) and not SEN12MSFolder.recognises(tmp_path / "nowhere")
+    put(tmp_path, "s2", layout=layout)
+    assert SEN12MSFolder.recognises(tmp_path)
+
+
+def test_columns_and_seasonal_dates(tmp_path):
+    put(tmp_path, "s2", patch="7")
+    source = SEN12MSFolder(tmp_path)
+    found = {name: column.tolist() for name, column in source.columns().items()}
+    assert found == {"scene": ["ROIs1158_spring_1"], "season": ["spring"], "patch": [7]} and source.seasonal

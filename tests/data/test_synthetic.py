@@ -4,9 +4,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from croplem_hf.cli import main
 from croplem_hf.data import SEN12MSFolder, generate_scene, generate_sen12ms
 from croplem_hf.data.geotiff import read_geotiff
-from croplem_hf.data.synthetic import LABELS, PLACES
+from croplem_hf.data.synthetic import DEFECTS, LABELS, PLACES, damaged_ids, measure_bands
 from croplem_hf.errors import DataError
 from croplem_hf.sensors import S2_BANDS
 
@@ -119,6 +120,58 @@ def test_a_planted_defect_is_one_file_that_fails_by_name(tmp_path):
     assert len(failed) == 1 and "_s2_" in failed[0]
 
 
+def test_each_defect_is_where_the_list_says(tmp_path):
+    options = {"scenes": 3, "patches_per_scene": 6, "size": 32}
+    good = generate_sen12ms(tmp_path / "good", **options)
+    bad = generate_sen12ms(tmp_path / "bad", defects=list(DEFECTS), **options)
+    with open(bad / "defects.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["kind"] for row in rows] == list(DEFECTS) and len(damaged_ids(bad)) == len(DEFECTS)
+    changed = {name for name, its in digest(good).items() if digest(bad).get(name) != its}
+    assert changed == {row["file"] for row in rows}
+    assert all(f"_{DEFECTS[row['kind']]}_" in row["file"] for row in rows)
+    read = {row["kind"]: bad / row["file"] for row in rows}
+    assert read["empty"].stat().st_size == 0 and not read["missing_partner"].exists()
+    assert np.isnan(read_geotiff(read["nan"])[0]).mean() == 0.25
+    assert read_geotiff(read["linear"])[0].min() > 0 and len(read_geotiff(read["band_count"])[0]) == 12
+    assert read_geotiff(read["offset"])[0].min() >= 1000 and read_geotiff(read["reflectance"])[0].max() < 2
+    assert len(np.unique(read_geotiff(read["constant_band"])[0][4])) == 1
+    assert (read_geotiff(read["saturated"])[0] == 65535).mean() == 0.25
+    skipped = SEN12MSFolder(bad, skip=damaged_ids(bad))
+    whole = SEN12MSFolder(good, skip=damaged_ids(bad))
+    assert skipped.ids == whole.ids and measure_bands(skipped) == measure_bands(whole)
+
+
+def test_the_tree_says_that_it_is_invented(sen12ms_tree):
+    assert "GENERATED DATA" in (sen12ms_tree / "GENERATED.txt").read_text() and damaged_ids(sen12ms_tree) == set()
+
+
+def test_the_verb_writes_and_measures(tmp_path, capsys):
+    options = ["--scenes", "3", "--patches", "5", "--size", "16", "--defects"]
+    assert main(["data", "sample", str(tmp_path / "tree"), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("15 invented patches (no real place)") and sum(line[0] in "BV" for line in lines) == 15
+    assert len(damaged_ids(tmp_path / "tree")) == len(DEFECTS)
+    assert main(["data", "sample", str(tmp_path / "tree")]) == 1, "never into a folder that holds something"
+
+
+@pytest.mark.parametrize(
+    "options", [["kenya", "--patches", "3"], ["eurosat", "--clouds", "1"], ["sen12ms", "--fields", "9"]]
+)
+def test_options_of_another_layout_are_wrong_usage(tmp_path, options, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["data", "sample", str(tmp_path / "x"), "--layout", *options])
+    assert error.value.code == 2 and f"does not go with --layout {options[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_bands_are_measured_over_what_is_valid(sen12ms_tree):
+    found = measure_bands(SEN12MSFolder(sen12ms_tree))
+    images = [sample["s2"][:, 3] for sample in SEN12MSFolder(sen12ms_tree) if sample["s2"] is not None]
+    assert np.allclose(found["B04"], (np.mean(images), np.std(images)))
+    assert len(found) == 15
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -128,6 +181,8 @@ def test_a_planted_defect_is_one_file_that_fails_by_name(tmp_path):
         ({"scenes": 99}, "scenes must be 1 to"),
         ({"size": 63}, "size must be even"),
         ({"patches_per_scene": 0}, "patches at least 1"),
+        ({"defects": ["rust"]}, "unknown defects .*rust"),
+        ({"scenes": 1, "patches_per_scene": 2, "defects": list(DEFECTS)}, "ask for more"),
     ],
 )
 def test_impossible_requests_are_refused(tmp_path, options, text):

@@ -1,0 +1,418 @@
+"""Building shards: which sample goes into which shard, the work in processes, and what lies around the shards.
+
+A build that was stopped, however, goes on where it was: what is in a shard is a function of the arguments and of the
+source, a shard stands under its name only when it is whole, and a record beside it says so. Finished shards are the
+same bytes whatever the number of processes.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from .. import __version__
+from ..errors import DataError
+from .archives import Archives
+from .card import dataset_card
+from .shards import FORMAT, INDEX_SCHEMA, write_shard
+from .splits import SPLITS, scene_places, scene_splits
+
+logger = logging.getLogger(__name__)
+
+SHARD_COUNTS = (1, 2, 4, 8, 24, 48, 96, 192, 384, 768, 1536, 3072)
+"""How many shards a split of a season can have, so that common numbers of processes divide it."""
+
+SHARD_BYTES = 512 * 2**20
+"""What a shard holds at the most, by an estimate."""
+
+SPILL_BYTES = 50 * 2**30
+# Shares of the raw size that real patches pack to, and the raw size of a patch of SEN12MS by sensor.
+_PACKED = {"s1": 0.8 * 2 * 4, "s2": 0.6 * 13 * 2}
+_FEWEST_ROWS = 16
+_RECORDS = ".build"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard to be: its name below `data/`, its split, and the ids in it."""
+
+    name: str
+    split: str
+    ids: list[str]
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256("\n".join([str(FORMAT), self.name, self.split, *self.ids]).encode()).hexdigest()
+
+
+def build_shards(
+    src: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    seasons: Sequence[str] | None = None,
+    limit: int | None = None,
+    sensors: Sequence[str] | None = None,
+    findings: str | os.PathLike | None = None,
+    workers: int | None = None,
+    spill_bytes: int = SPILL_BYTES,
+    progress: bool = True,
+) -> dict:
+    """Turn images into a folder of Parquet shards, which is a dataset of the Hub as it lies there.
+
+    Args:
+        src: a SEN12MS tree, a folder with its `.tar.gz` archives, or any folder of images that `open_source` takes.
+        out: the folder; a build that was cut off there goes on, and seasons may be added by a later call.
+        seasons: which seasons of SEN12MS; None for all that are there.
+        limit: how many samples, evenly over the sorted ids, so over scenes, and over the places within a scene.
+        sensors: which of "s1" and "s2"; None for all that are there.
+        findings: table of `croplem data check`; its errors are left out.
+        workers: processes; None for one a core.
+        spill_bytes: disk that may be used below `out` while archives are joined.
+        progress: whether to show a bar on stderr.
+
+    Returns:
+        The manifest: shards with rows, bytes and SHA-256, rows of each split, skipped items.
+
+    Raises:
+        DataError: nothing to build from, or `out` holds other things or the shards of another selection.
+    """
+    out = Path(out)
+    source = _open(src, seasons, sensors)
+    left_out = _left_out(findings)
+    ids = [id for id in _of_seasons(source, seasons) if id not in left_out]
+    if limit is not None:
+        if limit < 1:
+            raise DataError(f"limit must be at least 1, found {limit}")
+        ids = [ids[k] for k in np.unique(np.linspace(0, len(ids) - 1, min(limit, len(ids))).round().astype(int))]
+    if not ids:
+        raise DataError(f"{src}: nothing is left to build from")
+    _prepare(out)
+    known = _read_plan(out)
+    splits = _splits(source, known.get("scenes", {}))
+    shards = plan_shards(source, ids, splits)
+    generated = Path(src, "GENERATED.txt").is_file() or bool(getattr(source, "generated", False))
+    about = {"format": FORMAT, "source": source.kind, "unit": source.unit, "sensors": sorted(source.sensors),
+             "seasonal": bool(getattr(source, "seasonal", False)), "generated": generated}  # fmt: skip
+    skipped = {id: "; ".join(reasons) for id, reasons in left_out.items()}
+    plan = _write_plan(out, known, about, shards, {_scene(id): splits[id] for id in ids if _scene(id)}, skipped)
+
+    waiting = [shard for shard in shards if _record(out, shard) is None]
+    bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
+               disable=None if progress else True)  # fmt: skip
+    with bar:
+        for _ in _work(source, waiting, out, workers, spill_bytes):
+            bar.update()
+    if isinstance(source, Archives):
+        shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
+        _settle(source, waiting, out, plan)
+    return _finish(out, plan)
+
+
+def plan_shards(source, ids: Sequence[str], splits: dict[str, str]) -> list[Shard]:
+    """Shards of the given ids in their order: a number of `SHARD_COUNTS` for each split of each season."""
+    size = _bytes_each(source, ids)
+    parts: dict[tuple[str, str], list[str]] = {}
+    for id in ids:
+        parts.setdefault((_season(id) if source.kind == "sen12ms" else "", splits[id]), []).append(id)
+    shards = []
+    for (season, split), members in parts.items():
+        fitting = [count for count in SHARD_COUNTS if count * _FEWEST_ROWS <= len(members)] or [1]
+        count = next((count for count in SHARD_COUNTS if len(members) * size / count <= SHARD_BYTES), SHARD_COUNTS[-1])
+        count = min(max(count, min(8, fitting[-1])), len(members))
+        count = max(n for n in SHARD_COUNTS if n <= count)
+        label = f"{split}-{season}" if season else split
+        for k, rows in enumerate(np.array_split(np.arange(len(members)), count)):
+            name = f"{label}-{k:05d}-of-{count:05d}.parquet"
+            shards.append(Shard(name, split, [members[row] for row in rows]))
+    return shards
+
+
+def _open(src: str | os.PathLike, seasons: Sequence[str] | None, sensors: Sequence[str] | None):
+    if Path(src).exists() and Archives.recognises(src):
+        kinds = (*(sensors or ("s1", "s2")), "lc")
+        return Archives(src, seasons=seasons, kinds=kinds)
+    from . import open_source
+
+    source = open_source(src, sensors=sensors)
+    if source.kind in ("series", "shards"):
+        raise DataError(f"{src}: is a table of {source.kind} already; shards are built from images")
+    return source
+
+
+def _of_seasons(source, seasons: Sequence[str] | None) -> list[str]:
+    if seasons is None:
+        return source.ids
+    if source.kind != "sen12ms":
+        raise DataError(f"seasons are those of SEN12MS; a {source.kind} source has none")
+    found = sorted({_season(id) for id in source.ids})
+    missing = [season for season in seasons if season not in found]
+    if missing:
+        raise DataError(f"no patch of {' or '.join(missing)} there, only of {', '.join(found)}")
+    return [id for id in source.ids if _season(id) in seasons]
+
+
+def _season(id: str) -> str:
+    return id.split("_")[1]
+
+
+def _scene(id: str) -> str | None:
+    scene, mark, _ = id.rpartition("_p")
+    return scene if mark else None
+
+
+def _left_out(findings: str | os.PathLike | None) -> dict[str, list[str]]:
+    if findings is None:
+        return {}
+    from .check import read_findings
+
+    return read_findings(findings)
+
+
+def _splits(source, fixed: dict[str, str]) -> dict[str, str]:
+    """Split of each id."""
+    if source.kind == "sen12ms":
+        if isinstance(source, Archives):
+            places = {_scene(id): source.scenes.get(_scene(id)) for id in source.ids}
+        else:
+            places = scene_places(source)
+        scenes = scene_splits(places, fixed)
+        return {id: scenes[_scene(id)] for id in source.ids}
+    given = source.columns().get("split") if hasattr(source, "columns") else None
+    given = [None] * len(source) if given is None else given.tolist()
+    return {id: split if split in SPLITS else "train" for id, split in zip(source.ids, given, strict=True)}
+
+
+def _bytes_each(source, ids: Sequence[str]) -> float:
+    """Estimate of the packed bytes of a sample."""
+    if isinstance(source, Archives) or not hasattr(source, "layout"):
+        return 256 * 256 * sum(_PACKED[sensor] for sensor in source.sensors)
+    shapes = source.layout().shapes.astype(float)
+    return float(((shapes[:, 0] * _PACKED["s1"] + shapes[:, 1] * _PACKED["s2"]) * shapes[:, 2] * shapes[:, 3]).mean())
+
+
+def _prepare(out: Path) -> None:
+    ours = {"README.md", "manifest.json", "index.parquet", "skipped.csv", "data", _RECORDS}
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; give the name of a folder")
+    strange = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.exists() else []
+    if strange:
+        raise DataError(f"{out}: holds other things, such as {strange[0]}; give a new folder, or that of a build")
+    (out / _RECORDS).mkdir(parents=True, exist_ok=True)
+    (out / "data").mkdir(exist_ok=True)
+    for part in (*out.rglob(".*.part"), out / _RECORDS / "spill"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def _read_plan(out: Path) -> dict:
+    path = out / _RECORDS / "plan.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        if any((out / "data").iterdir()) or (out / "manifest.json").exists():
+            raise DataError(f"{out}: holds shards but not how they were planned; build into a new folder") from None
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); build into a new folder") from error
+
+
+def _write_plan(
+    out: Path, known: dict, about: dict, shards: list[Shard], scenes: dict[str, str], skipped: dict[str, str]
+) -> dict:
+    """The plan with these shards: of the seasons of an earlier call, the very same shards."""
+    if known and known["about"] != about:
+        differing = [key for key in about if known["about"].get(key) != about[key]]
+        raise DataError(
+            f"{out}: holds shards with other {', '.join(differing)} "
+            f"({', '.join(str(known['about'].get(key)) for key in differing)}); build into a new folder"
+        )
+    plan = {"about": about, "groups": {}, "scenes": {}, "skipped": {}} | known
+    groups: dict[str, dict[str, str]] = {}
+    for shard in shards:
+        season = shard.name.split("-")[1] if shard.name.count("-") == 4 else ""
+        groups.setdefault(season, {})[shard.name] = shard.hash
+    for season, members in groups.items():
+        if plan["groups"].get(season, members) != members:
+            raise DataError(
+                f"{out}: holds shards of another selection of {season or 'this source'}; build into a new folder, or "
+                "give the arguments of the first build"
+            )
+        plan["groups"][season] = members
+    plan["scenes"] |= scenes
+    plan["skipped"] |= skipped
+    _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
+    return plan
+
+
+def _work(source, shards: list[Shard], out: Path, workers: int | None, spill_bytes: int) -> Iterator[str]:
+    """Make the shards, in any order; gives their names as they are done."""
+    workers = min(workers or os.cpu_count() or 1, max(len(shards), 1))
+    if not shards:
+        return
+    groups = _groups(source, shards, out, spill_bytes)
+    if workers == 1:
+        for shard, group in groups:
+            _make(source if group is None else group, shard, out)
+            yield shard.name
+        return
+    context = multiprocessing.get_context("spawn")
+    start = functools.partial(_start, None if isinstance(source, Archives) else source)
+    with concurrent.futures.ProcessPoolExecutor(workers, context, start) as pool:
+        try:
+            pending = set()
+            for shard, group in groups:
+                pending.add(pool.submit(_make_here, shard, out, group))
+                # What is handed out is on disk, so little is handed out ahead.
+                while len(pending) >= 2 * workers:
+                    done, pending = concurrent.futures.wait(pending, return_when="FIRST_COMPLETED")
+                    yield from (future.result() for future in done)
+            for future in concurrent.futures.as_completed(pending):
+                yield future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise DataError(
+                f"{out}: a worker was killed, by lack of memory perhaps; run the same command again, with fewer workers"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _groups(source, shards: list[Shard], out: Path, spill_bytes: int) -> Iterator[tuple[Shard, object]]:
+    if not isinstance(source, Archives):
+        yield from ((shard, None) for shard in shards)
+        return
+    spill = out / _RECORDS / "spill"
+    for number, group in source.spilled_groups([shard.ids for shard in shards], spill, spill_bytes):
+        yield shards[number], group
+
+
+def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> None:
+    """What was found in archives while they were read; shards that lack what lies behind damage are taken back."""
+    if source.damaged:
+        back = 0
+        for shard in shards:
+            skipped = (_record(out, shard) or {"skipped": ()})["skipped"]
+            if any(damage in reason for _, reason in skipped for damage in source.damaged.values()):
+                (out / _RECORDS / shard.name).unlink()
+                (out / "data" / shard.name).unlink()
+                back += 1
+        if back:
+            raise DataError(
+                f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that and are left out, the others "
+                "are kept: fetch the archives again and run the same command; or unpack what can be read, and build "
+                "from that tree into a new folder"
+            )
+    plan["skipped"] |= source.refused | {
+        id: "not in the smallest archive of its season, by which shards are planned" for id in source.unlisted
+    }
+    _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
+
+
+def _start(source) -> None:
+    # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    global _source
+    _source = source
+
+
+def _make_here(shard: Shard, out: Path, group) -> str:
+    return _make(_source if group is None else group, shard, out)
+
+
+def _make(source, shard: Shard, out: Path) -> str:
+    """Write one shard and the record that it is whole."""
+    place = {id: i for i, id in enumerate(source.ids)}
+    skipped: list[tuple[str, str]] = []
+
+    def samples() -> Iterator[dict]:
+        for id in shard.ids:
+            try:
+                yield source[place[id]]
+            except DataError as error:
+                skipped.append((id, str(error)))
+
+    path = out / "data" / shard.name
+    rows = write_shard(path, samples(), shard.split)
+    with open(path, "rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    record = {"plan": shard.hash, "bytes": path.stat().st_size, "sha256": digest, "rows": len(rows), "skipped": skipped}
+    target = out / _RECORDS / shard.name
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    pq.write_table(rows.replace_schema_metadata({"croplem": json.dumps(record)}), aside, compression="zstd")
+    os.replace(aside, target)
+    if hasattr(source, "delete"):
+        source.delete()
+    return shard.name
+
+
+def _record(out: Path, shard: Shard) -> dict | None:
+    """What is known of a shard that is whole, else None."""
+    try:
+        record = json.loads(pq.read_schema(out / _RECORDS / shard.name).metadata[b"croplem"])
+        whole = record["plan"] == shard.hash and record["bytes"] == (out / "data" / shard.name).stat().st_size
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return record if whole else None
+
+
+def _finish(out: Path, plan: dict) -> dict:
+    """Index, manifest, card and list of skipped items, over the shards of all seasons that are whole."""
+    tables, shards, skipped = [], {}, dict(plan["skipped"])
+    for names in plan["groups"].values():
+        for name in names:
+            path = out / _RECORDS / name
+            try:
+                table = pq.read_table(path, partitioning=None)
+            except FileNotFoundError:
+                raise DataError(f"{out}: {name} of an earlier build is not finished; run that build again") from None
+            record = json.loads(table.schema.metadata[b"croplem"])
+            skipped |= dict(record["skipped"])
+            shards[name] = {key: record[key] for key in ("rows", "bytes", "sha256")}
+            tables.append(table.replace_schema_metadata(None).cast(INDEX_SCHEMA))
+    index = pa.concat_tables(tables)
+    if len(index) == 0:
+        raise DataError(f"{out}: not one sample could be read; the first: {next(iter(skipped.values()), 'none')}")
+    counts = Counter(index["split"].to_pylist())
+    manifest = plan["about"] | {
+        "croplem_version": __version__, "samples": len(index), "skipped": len(skipped),
+        "splits": {split: counts[split] for split in SPLITS if counts[split]},
+        "seasons": [season for season in plan["groups"] if season], "shards": shards,
+    }  # fmt: skip
+    aside = out / f".index.parquet.{os.getpid()}.part"
+    pq.write_table(index, aside, compression="zstd", row_group_size=65536)
+    os.replace(aside, out / "index.parquet")
+    rows = [("id", "reason"), *sorted(skipped.items())]
+    _write(out / "skipped.csv", lambda handle: csv.writer(handle).writerows(rows))
+    _write_text(out / "manifest.json", json.dumps(manifest, indent=1))
+    _write_text(out / "README.md", dataset_card(manifest))
+    return manifest
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write(path, lambda handle: handle.write(text))
+
+
+def _write(path: Path, fill: Callable) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(aside, "w", newline="", encoding="utf-8") as handle:
+        fill(handle)
+    os.replace(aside, path)
+
+
+_source: object = None
+
+__all__ = ["SHARD_BYTES", "SHARD_COUNTS", "Shard", "build_shards", "plan_shards"]

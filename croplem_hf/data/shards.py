@@ -1,0 +1,447 @@
+"""Samples in Parquet shards: one row a sample, rasters as packed bytes, and an index that tells where they lie.
+
+    README.md, manifest.json     what this is; size and SHA-256 of every shard
+    index.parquet                one row a sample: all but the rasters, and the place of each raster in its shard
+    skipped.csv                  what could not be taken in
+    data/train-summer-00000-of-00096.parquet, ...
+
+A raster `x` fills the columns `x` (bytes), `x_shape`, `x_dtype`, `x_codec` and `x_xxh3` (checksum of the bytes).
+Rasters are stored as they are in the sample, in uncompressed column chunks, so that a reader that knows the index takes
+one raster by one read, in any order, and needs no row group for it.
+"""
+
+import collections
+import hashlib
+import json
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import fsspec
+import fsspec.implementations.local
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from ..errors import DataError
+from ..sensors import SENSORS
+from .codec import checksum, decode, encode
+from .landcover import LABELS
+from .plan import Layout
+from .sample import METADATA, Sample
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP = 16
+RASTERS = ("s1", "s1_valid", "s2", "s2_valid", "lc")
+"""Rasters that have columns of their own; a mask that is True everywhere is null."""
+
+FORMAT = 1
+"""Version of the layout, in the manifest."""
+
+_TEXTS = ("season", "scene", "crs", "region", "crop_type", "s1_correction", "s2_correction", "land_use", "split_source")
+_SCALARS = {
+    "id": pa.string(), "gsd": pa.float64(), "patch": pa.int32(), "lon": pa.float64(), "lat": pa.float64(),
+    "field_id": pa.string(), "cropland": pa.int32(), "s1_kind": pa.string(), "s1_orbit": pa.string(),
+    "s2_level": pa.string(), **dict.fromkeys(_TEXTS, pa.string()),
+    **{name: pa.float64() if name.endswith("fraction") else pa.int32() for name in LABELS},
+}  # fmt: skip
+_LISTS = {
+    "s1_dates": pa.list_(pa.string()), "s2_dates": pa.list_(pa.string()), "s2_bands": pa.list_(pa.bool_()),
+    "transform": pa.list_(pa.float64()),
+}  # fmt: skip
+_RASTER = {"shape": pa.list_(pa.int32()), "dtype": pa.string(), "codec": pa.string(), "xxh3": pa.uint64()}
+_KNOWN = {*_SCALARS, *_LISTS, *RASTERS}
+
+_ABOUT = {**_SCALARS, **_LISTS, "extra": pa.string(),
+          **{f"{name}_{key}": kind for name in RASTERS for key, kind in _RASTER.items()}}  # fmt: skip
+SCHEMA = pa.schema({**_ABOUT, **dict.fromkeys(RASTERS, pa.large_binary())})
+"""Columns of a shard. `extra` is JSON of what has no column: further text, numbers and truth values of a sample."""
+
+_PLACE = {"shard": pa.string(), "split": pa.string(), "row_group": pa.int32(), "row": pa.int32()}
+_PLACE |= {f"{name}_offset": pa.int64() for name in RASTERS} | {f"{name}_bytes": pa.int32() for name in RASTERS}
+INDEX_SCHEMA = pa.schema({**_ABOUT, **_PLACE})
+"""Columns of the index. Offset and bytes of a raster are counted in the file of its shard."""
+
+
+def sample_row(sample: Sample) -> dict:
+    """A sample as a row of a shard.
+
+    Raises:
+        DataError: it holds what no column and no JSON can hold.
+    """
+    row = dict.fromkeys(SCHEMA.names)
+    for name in _SCALARS:
+        row[name] = sample.get(name)
+    row["field_id"] = None if row["field_id"] is None else str(row["field_id"])
+    for name in ("s1_dates", "s2_dates", "transform"):
+        row[name] = None if sample.get(name) is None else list(sample[name])
+    row["s2_bands"] = None if sample["s2_bands"] is None else np.asarray(sample["s2_bands"]).ravel().tolist()
+    extra = {key: value for key, value in sample.items() if key not in _KNOWN}
+    if isinstance(sample.get("field_id"), int):
+        extra["field_id"] = sample["field_id"]
+    for name in ("cropland", "crop_type"):
+        if type(row[name]) not in (type(None), {"cropland": int, "crop_type": str}[name]):
+            extra[name], row[name] = row[name], None
+    try:
+        row["extra"] = json.dumps(extra, sort_keys=True, allow_nan=True) if extra else None
+    except TypeError as error:
+        raise DataError(f"{sample['id']}: cannot be stored in a shard ({error})") from error
+    for name in RASTERS:
+        values = sample.get(name)
+        if values is None or (name.endswith("_valid") and np.all(values)):
+            continue
+        data, codec = encode(values)
+        about = {"shape": list(values.shape), "dtype": values.dtype.str.lstrip("|<"), "codec": codec}
+        row |= {name: data, f"{name}_xxh3": checksum(data)} | {f"{name}_{key}": about[key] for key in about}
+    return row
+
+
+def write_shard(path: str | os.PathLike, samples: Iterable[Sample], split: str = "train") -> pa.Table:
+    """Write samples as one shard: aside first, then renamed. The same samples give the same bytes.
+
+    Args:
+        path: the file; its name stands in the index.
+        samples: of any kind, few of them in memory at a time.
+        split: for the index.
+
+    Returns:
+        Rows of the index (`INDEX_SCHEMA`).
+
+    Raises:
+        DataError: a sample cannot be stored.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options = {
+        "compression": {name: "NONE" if name in RASTERS else "ZSTD" for name in _leaves()},
+        "use_dictionary": [name for name in _leaves() if name not in RASTERS],
+        "write_statistics": [name for name in _leaves() if name not in RASTERS],
+        "store_schema": False,
+    }
+    rows, group = [], []
+    try:
+        with pq.ParquetWriter(aside, SCHEMA, **options) as writer:
+            for sample in samples:
+                group.append(sample_row(sample))
+                if len(group) == ROW_GROUP:
+                    rows += _write_group(writer, group, len(rows) // ROW_GROUP)
+                    group = []
+            if group:
+                rows += _write_group(writer, group, len(rows) // ROW_GROUP)
+        _find_rasters(aside, rows)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return pa.Table.from_pylist([row | {"shard": path.name, "split": split} for row in rows], INDEX_SCHEMA)
+
+
+def _leaves() -> list[str]:
+    """Paths of the columns as Parquet names them, lists by their elements."""
+    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in SCHEMA]
+
+
+def _write_group(writer: pq.ParquetWriter, group: list[dict], number: int) -> list[dict]:
+    writer.write_table(pa.Table.from_pylist(group, SCHEMA), row_group_size=ROW_GROUP)
+    return _index_rows(group, number)
+
+
+def _index_rows(group: list[dict], number: int) -> list[dict]:
+    out = []
+    for k, row in enumerate(group):
+        about = {key: value for key, value in row.items() if key not in RASTERS}
+        about |= {"row_group": number, "row": k}
+        about |= {f"{name}_bytes": None if row[name] is None else len(row[name]) for name in RASTERS}
+        out.append(about)
+    return out
+
+
+def _find_rasters(path: Path, rows: list[dict]) -> None:
+    """Set the offset of every raster: its chunk is plain, so the bytes follow their length, row after row."""
+    metadata = pq.read_metadata(path)
+    columns = {metadata.schema.column(c).path: c for c in range(metadata.num_columns)}
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name in RASTERS:
+            group, at, end = -1, 0, 0
+            for row in rows:
+                if row[f"{name}_bytes"] is None:
+                    continue
+                if row["row_group"] != group:
+                    group = row["row_group"]
+                    chunk = metadata.row_group(group).column(columns[name])
+                    at = chunk.data_page_offset
+                    end = at + chunk.total_compressed_size
+                size = row[f"{name}_bytes"]
+                length = size.to_bytes(4, "little")
+                while True:
+                    at = data.find(length, at, end)
+                    if at < 0:
+                        raise DataError(f"{path}: {name} of {row['id']} is not in its column as it was written")
+                    if checksum(data[at + 4 : at + 4 + size]) == row[f"{name}_xxh3"]:
+                        break
+                    at += 1
+                row[f"{name}_offset"] = at + 4
+                at += 4 + size
+
+
+class ShardFolder:
+    """Shards as samples, in the order of the index.
+
+    Args:
+        root: the folder, or its address for fsspec: "hf://datasets/croplem/sen12ms", "s3://bucket/sen12ms".
+        sensors: which of "s1" and "s2" to read; None for both. A sample with none of them is no item.
+        labels: whether to read land cover.
+        split: "train", "validation" or "test"; None for all.
+        skip: ids left out.
+
+    Attributes:
+        ids: of the samples. `unit`, `seasonal` and `generated` are those of the source that the shards were made of.
+
+    Raises:
+        DataError: no shards there, of a later format, no sample of the sensors or the split.
+    """
+
+    kind = "shards"
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        *,
+        sensors: Sequence[str] | None = None,
+        labels: bool = True,
+        split: str | None = None,
+        skip: Collection[str] = (),
+    ):
+        sensors = SENSORS if sensors is None else tuple(sensors)
+        if not sensors or not set(sensors) <= set(SENSORS):
+            raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
+        self.root, self.sensors, self.labels = str(root).rstrip("/"), sensors, labels
+        self._fs, self._path = _file_system(self.root)
+        self.manifest = self._manifest()
+        self.unit, self.seasonal = self.manifest["unit"], self.manifest["seasonal"]
+        table = self._index()
+        if split is not None:
+            found = sorted(set(table["split"].to_pylist()))
+            table = table.filter(pa.compute.equal(table["split"], split))
+            if not len(table):
+                raise DataError(f"{self.root}: no split {split!r} in these shards, only {', '.join(found)}")
+        keep = np.zeros(len(table), bool)
+        for sensor in sensors:
+            keep |= table[f"{sensor}_bytes"].is_valid().to_numpy()
+        ids = np.array(table["id"].to_pylist(), object)
+        keep &= ~np.isin(ids, sorted(skip))
+        if not keep.any():
+            raise DataError(f"{self.root}: no sample with {' or '.join(sensors)} in these shards")
+        self.ids: list[str] = ids[keep].tolist()
+        self._table = table.filter(pa.array(keep)).combine_chunks()
+        self._arrays: dict[str, pa.Array] | None = None
+        self._files = _Files(self._fs, self._path)
+
+    @staticmethod
+    def recognises(path: str | os.PathLike) -> bool:
+        """Whether a folder holds shards."""
+        path = Path(path)
+        return path.is_dir() and (path / "manifest.json").is_file() and (path / "index.parquet").is_file()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Sample:
+        """Sample `i`, bit by bit as it was stored, its arrays new.
+
+        Raises:
+            IndexError: past the end.
+            DataError: naming sample and shard: the shard is missing, cut short, damaged or of another build.
+        """
+        i = range(len(self))[i]
+        row = {name: column[i].as_py() for name, column in self._columns().items()}
+        sample = dict.fromkeys(METADATA) | {name: row[name] for name in _SCALARS if name in METADATA}
+        sample |= {name: row[name] for name in LABELS if row[name] is not None}
+        sample |= {name: row[name] for name in _TEXTS if name not in METADATA and row[name] is not None}
+        sample |= {"id": row["id"], "gsd": row["gsd"], "lc": None}
+        sample["transform"] = None if row["transform"] is None else tuple(row["transform"])
+        for sensor in SENSORS:
+            wanted = sensor in self.sensors and row[f"{sensor}_bytes"] is not None
+            sample[sensor] = values = self._raster(row, sensor) if wanted else None
+            keys = ("kind", "orbit") if sensor == "s1" else ("bands", "level")
+            sample |= {f"{sensor}_{key}": row[f"{sensor}_{key}"] if wanted else None for key in keys}
+            sample[f"{sensor}_dates"] = row[f"{sensor}_dates"] if wanted else []
+            sample[f"{sensor}_valid"] = None
+            if wanted and row[f"{sensor}_valid_bytes"] is None:
+                sample[f"{sensor}_valid"] = np.ones((len(values), *values.shape[2:]), bool)
+            elif wanted:
+                sample[f"{sensor}_valid"] = self._raster(row, f"{sensor}_valid")
+        if sample["s2_bands"] is not None:
+            sample["s2_bands"] = np.array(sample["s2_bands"], bool).reshape(-1, 13)
+        if self.labels and row["lc_bytes"] is not None:
+            sample["lc"] = self._raster(row, "lc")
+        return sample | json.loads(row["extra"] or "{}")
+
+    def _raster(self, row: dict, name: str) -> np.ndarray:
+        where = f"{row['id']}: {name} in {self.root}/data/{row['shard']}"
+        start, size = row[f"{name}_offset"], row[f"{name}_bytes"]
+        try:
+            data = self._files.read(row["shard"], start, size)
+        except FileNotFoundError as error:
+            raise DataError(f"{where}: the shard is missing; build again or fetch it") from error
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error})") from error
+        if len(data) != size or checksum(data) != row[f"{name}_xxh3"]:
+            raise DataError(f"{where}: the shard is damaged or of another build than index.parquet; fetch it again")
+        try:
+            return decode(data, row[f"{name}_codec"], row[f"{name}_dtype"], tuple(row[f"{name}_shape"]))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: {error}; fetch index.parquet and the shard again") from error
+
+    def layout(self) -> Layout:
+        """Sizes of all samples from the index. Read alone where files are local, by row group from afar."""
+        shapes = np.zeros((len(self), 4), np.int32)
+        for column, sensor in enumerate(SENSORS):
+            if sensor in self.sensors:
+                for i, size in enumerate(self._table[f"{sensor}_shape"].to_pylist()):
+                    if size:
+                        shapes[i, column], shapes[i, 2:] = size[0], size[2:]
+        if self._files.local:
+            return Layout(shapes)
+        _, shard = np.unique(np.array(self._table["shard"].to_pylist(), object).astype(str), return_inverse=True)
+        group = self._table["row_group"].to_numpy()
+        return Layout(shapes, (shard * (int(group.max()) + 1) + group).astype(np.int32))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Columns of single values by which samples can be chosen; object (N,)."""
+        names = [*_SCALARS, "split", "shard"]
+        return {name: np.array(self._table[name].to_pylist(), object) for name in names if name != "id"}
+
+    def _columns(self) -> dict[str, pa.Array]:
+        if self._arrays is None:
+            self._arrays = {name: self._table[name].chunk(0) for name in self._table.column_names}
+        return self._arrays
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_arrays": None}
+
+    def _manifest(self) -> dict:
+        path = f"{self._path}/manifest.json"
+        try:
+            manifest = json.loads(self._fs.cat_file(path))
+            if manifest["format"] != FORMAT:
+                raise DataError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update croplem_hf")
+            return {"unit": "patch", "seasonal": False} | manifest
+        except FileNotFoundError as error:
+            raise DataError(f"{self.root}: no manifest.json there; `croplem data build` makes shards") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not the manifest of shards ({error!r}); fetch it again") from error
+
+    def _index(self) -> pa.Table:
+        path = f"{self._path}/index.parquet"
+        try:
+            with self._fs.open(path) as handle:
+                table = pq.read_table(handle)
+            return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file; the build was not finished: run it again") from error
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: not the index of shards ({reason}); fetch it again") from error
+
+
+def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{root}: cannot be opened ({error})") from error
+
+
+class _Files:
+    """Reads parts of shards: of local files what is asked for, from afar whole neighbourhoods, a few of them kept."""
+
+    AFAR = 32 * 2**20
+    KEPT = 4
+    OPEN = 64
+
+    def __init__(self, fs: fsspec.AbstractFileSystem, path: str):
+        self.fs, self.folder = fs, f"{path}/data"
+        self.local = isinstance(fs, fsspec.implementations.local.LocalFileSystem)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {key: self.__dict__[key] for key in ("fs", "folder", "local")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._reset()
+
+    def read(self, shard: str, start: int, size: int) -> bytes:
+        path = f"{self.folder}/{shard}"
+        if not self.local:
+            return self._from_afar(path, start, size)
+        with self.lock:
+            # A file's position is not used, so a descriptor that was inherited by a fork does no harm.
+            if path not in self.open:
+                self.open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                if len(self.open) > self.OPEN:
+                    os.close(self.open.popitem(last=False)[1])
+            self.open.move_to_end(path)
+            return os.pread(self.open[path], size, start)
+
+    def __del__(self):
+        for descriptor in self.open.values():
+            os.close(descriptor)
+
+    def _from_afar(self, path: str, start: int, size: int) -> bytes:
+        with self.lock:
+            for (where, first), part in self.parts.items():
+                if where == path and first <= start and start + size <= first + len(part):
+                    self.parts.move_to_end((where, first))
+                    return part[start - first : start - first + size]
+            part = self.fs.cat_file(path, start=start, end=start + max(size, self.AFAR))
+            self.parts[path, start] = part
+            if len(self.parts) > self.KEPT:
+                self.parts.popitem(last=False)
+            return part[:size]
+
+
+def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """Everything that is wrong with shards: sizes, SHA-256, rows, and every raster unpacked and held to the index.
+
+    Yields:
+        (name of the shard or id of the sample, what is wrong); nothing where all is well.
+
+    Raises:
+        DataError: there are no shards, or the index cannot be read.
+    """
+    source = ShardFolder(root)
+    for name, about in source.manifest["shards"].items():
+        path = f"{source._path}/data/{name}"
+        try:
+            with source._fs.open(path, "rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            with source._fs.open(path, "rb") as handle:
+                rows = pq.ParquetFile(handle).metadata.num_rows
+        except (OSError, pa.ArrowException) as error:
+            yield name, f"cannot be read ({str(error).splitlines()[0]})"
+            continue
+        if (digest, rows) != (about["sha256"], about["rows"]):
+            expected = f"{about['rows']} and {about['sha256']}"
+            yield name, f"holds {rows} rows and has SHA-256 {digest}, the manifest says {expected}"
+    listed = collections.Counter(source._table["shard"].to_pylist())
+    for name in listed.keys() | source.manifest["shards"].keys():
+        expected = source.manifest["shards"].get(name, {}).get("rows", 0)
+        if listed[name] != expected:
+            yield name, f"the index has {listed[name]} rows of it, the manifest {expected}"
+    for i, id in enumerate(source.ids):
+        try:
+            source[i]
+        except DataError as error:
+            yield id, str(error)
+
+
+__all__ = ["INDEX_SCHEMA", "RASTERS", "SCHEMA", "ShardFolder", "sample_row", "verify_shards", "write_shard"]
