@@ -16,7 +16,6 @@ shards, metadata included, over the GeoTIFF files they came from), `peak_rss_mb`
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,11 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 import pyarrow.parquet as pq
-from croplem_hf.data.build import build_shards
-from croplem_hf.data.shards import ShardFolder
 
 from croplem_hf.data import SEN12MSFolder
+from croplem_hf.data.build import build_shards
 from croplem_hf.data.geotiff import read_geotiff, write_geotiff
+from croplem_hf.data.shards import ShardFolder
 
 SEASONS = ("ROIs1158_spring", "ROIs1868_summer", "ROIs1970_fall", "ROIs2017_winter")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "sen12ms"
@@ -50,7 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         source = ShardFolder(args.data) if args.peak == "shards" else SEN12MSFolder(args.data)
         for i in range(len(source)):
             source[i]
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        # Not getrusage: its peak includes the parent's at the fork.
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(make_tree(args.data, args.pairs, args.patches, Path(folder, "tree")), args.rounds)
@@ -186,7 +187,7 @@ def codecs(data: Path, pairs: list[str]) -> dict:
         raw = sum(array.nbytes for array in arrays)
         blosc = {
             f"blosc {name} {level} {'bit' if shuffle == 2 else 'byte'}-shuffled": numcodecs.Blosc(name, level, shuffle)
-            for name, levels in (("lz4", (5, 9)), ("zstd", (1, 3, 5)))
+            for name, levels in (("lz4", (5, 9)), ("lz4hc", (5, 9)), ("zstd", (1, 3, 5)))
             for level in levels
             for shuffle in (1, 2)
         }

@@ -42,7 +42,7 @@ SHARD_BYTES = 512 * 2**20
 
 SPILL_BYTES = 50 * 2**30
 # Shares of the raw size that real patches pack to, and the raw size of a patch of SEN12MS by sensor.
-_PACKED = {"s1": 0.8 * 2 * 4, "s2": 0.6 * 13 * 2}
+_PACKED = {"s1": 0.8 * 2 * 4, "s2": 0.55 * 13 * 2}
 _FEWEST_ROWS = 16
 _RECORDS = ".build"
 
@@ -312,8 +312,8 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
                 back += 1
         if back:
             raise DataError(
-                f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that and are left out, the others "
-                "are kept: fetch the archives again and run the same command; or unpack what can be read, and build "
+                f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that and are left out, not the "
+                "others: fetch the archives again and run the same command; or unpack what can be read, and build "
                 "from that tree into a new folder"
             )
     plan["skipped"] |= source.refused | {

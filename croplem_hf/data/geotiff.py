@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.warp
+import tifffile
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
@@ -32,6 +34,10 @@ GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 MOST_BYTES = 4 * 2**30
 """A raster that is read at once is at most so large; a damaged header may claim anything."""
 _IN_MEMORY = 256 * 2**20
+# Further images inside, and of GDAL its own metadata (scales, names of bands) and nodata.
+_OTHER_TAGS = {330, 42112, 42113}
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+logging.getLogger("tifffile").propagate = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +87,9 @@ def read_geotiff(
         raise DataError(f"{path}: the file is empty; fetch it again")
     if data is None and size <= _IN_MEMORY:
         data = path.read_bytes()
+    plain = None if data is None else _read_plain(data, path)
+    if plain is not None and count in (None, len(plain[0])):
+        return plain
     # GDAL takes the strips of an uncompressed file straight from memory: three times as fast as through its cache. A
     # mapped file would do as well, but a failing disk or network then kills the process.
     options = GDAL_OPTIONS | {"GTIFF_VIRTUAL_MEM_IO": "NO" if data is None else "YES"}
@@ -111,6 +120,38 @@ def read_geotiff(
                     f"{path}: the file is cut short or damaged, fetch it again ({reason(error)})"
                 ) from error
             return array, raster_info(raster, path)
+
+
+def _read_plain(data: bytes, path: Path) -> tuple[np.ndarray, RasterInfo] | None:
+    """Pixels and place of a file as those of SEN12MS are: uncompressed, pixel by pixel, in a UTM zone. None for others.
+
+    It takes a third of GDAL's time, and gives what GDAL gives.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            contiguous = page.is_contiguous and page.compression == 1 and page.planarconfig == 1
+            if not contiguous or page.is_tiled or _OTHER_TAGS.intersection(page.tags.keys()):
+                return None
+            keys = page.geotiff_tags
+            height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
+            start, size = page.dataoffsets[0], page.nbytes
+            code = int(keys["ProjectedCSTypeGeoKey"])
+            utm = keys["GTModelTypeGeoKey"] == 1 and (32601 <= code <= 32660 or 32701 <= code <= 32760)
+            if not utm or keys["GTRasterTypeGeoKey"] != 1 or page.dtype is None or page.nbytes > len(data) - start:
+                return None
+            (i, j, _, x, y, _), (right, down, _) = keys["ModelTiepoint"], keys["ModelPixelScale"]
+            if "GeographicTypeGeoKey" in keys or "ModelTransformation" in keys or file.byteorder != "<":
+                return None
+            pixels = np.frombuffer(data, page.dtype, size // page.dtype.itemsize, start)
+            array = np.ascontiguousarray(pixels.reshape(height, width, bands).transpose(2, 0, 1))
+    except Exception:  # whatever a damaged header leads to; GDAL says what is wrong
+        return None
+    crs = f"EPSG:{code}"
+    transform = (right, 0.0, x - i * right, 0.0, -down, y + j * down)
+    a, _, left, _, e, top = transform
+    (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [left + a * width / 2], [top + e * height / 2])
+    return array, RasterInfo(crs, transform, None, (None,) * bands, float(np.sqrt(abs(a * e))), lon, lat)
 
 
 def write_geotiff(

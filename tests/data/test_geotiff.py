@@ -1,14 +1,16 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from croplem_hf.data.geotiff import read_geotiff, write_geotiff
+from croplem_hf.data.geotiff import raster_info, read_geotiff, write_geotiff
 from croplem_hf.errors import DataError
 
 UTM = {"crs": "EPSG:32737", "transform": (10, 0, 375412.3389928384, 0, -10, 8116742.836060452)}
@@ -127,3 +129,33 @@ def test_write_refuses_what_is_no_raster_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(DataError, match="a.tif: cannot be written"):
         write_geotiff(tmp_path / "a.tif", np.ones((2, 4, 4)), crs="EPSG:nonsense")
     assert os.listdir(tmp_path) == []
+
+
+@given(st.data())
+def test_what_is_read_is_what_gdal_reads(tmp_path_factory, data):
+    """Plain files in UTM zones take another way than the rest; nobody must see which."""
+    dtype = data.draw(st.sampled_from(["uint8", "uint16", "int16", "float32", "float64"]))
+    shape = data.draw(st.tuples(st.integers(1, 13), st.integers(1, 20), st.integers(1, 20)))
+    array = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    step = data.draw(st.sampled_from([10.0, 0.3, 20.0]))
+    x, y = data.draw(st.floats(2e5, 8e5)), data.draw(st.floats(1e6, 9e6))
+    options = {"crs": data.draw(st.sampled_from(["EPSG:32601", "EPSG:32760", "EPSG:32636", "EPSG:3857", None]))}
+    options |= {"transform": (step, 0, x, 0, -step, y), "nodata": data.draw(st.sampled_from([None, 0]))}
+    options |= {"compress": data.draw(st.sampled_from([None, None, "deflate"]))}
+    path = write_geotiff(tmp_path_factory.mktemp("plain") / "a.tif", array, **options)
+    found, info = read_geotiff(path)
+    again, info_of_bytes = read_geotiff("name.tif", data=path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path) as raster:
+            expected = raster.read()
+            crs, transform = raster.crs.to_string() if raster.crs else None, tuple(raster.transform[:6])
+    for values in (found, again):
+        assert values.dtype == expected.dtype and values.tobytes() == expected.tobytes() and values.flags.writeable
+    assert info == info_of_bytes
+    assert (info.crs, info.transform, info.nodata) == (crs, transform, options["nodata"])
+    assert info.descriptions == (None,) * shape[0]
+    if crs and crs != "EPSG:3857":
+        assert info.gsd == pytest.approx(step)
+        with rasterio.open(path) as raster:
+            assert info == raster_info(raster, path)
