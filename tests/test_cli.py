@@ -233,7 +233,7 @@ def test_one_clear_line_for_every_mistake(tree, embedded, tmp_path, capsys, monk
         (["embed", "without_id.parquet", "o.parquet"], "without_id.parquet: column 'id' is missing"),
         (["embed", "without_dates.parquet", "o.parquet"], "column 'dates' is missing; found id, s1, s2"),
         (["embed", "without_s1_s2.parquet", "o.parquet"], "columns s1 and s2 are both missing"),
-        (["embed", tree, "o.parquet", "--s2-level", "L2A"], "SEN12MS patches are level L1C"),
+        (["embed", tree, "o.parquet", "--s2-level", "L2A"], "optics of SEN12MSFolder are level L1C"),
         (["embed", good, good], "good.parquet: exists and is no embeddings table; give another name"),
         (["embed", good, "empty"], "empty: is a folder; give the name of a .parquet file"),
         (["embed", good, "o.parquet", "--model", "./nothing"], "./nothing: no such folder"),

@@ -22,6 +22,7 @@ from croplem_hf import (
     CropLEMForPreTraining,
     CropLEMImageProcessor,
     Embedder,
+    build_shards,
     generate_sen12ms,
     make_sample,
     open_source,
@@ -434,6 +435,20 @@ def test_killed_and_interrupted_the_run_ends_bit_by_bit_as_if_it_had_not_been(wr
     assert run(write(num_workers=0, out=str(out), **changes))[0] == "finished"
     assert_equal(unbroken, out)
     assert [int(row["step"]) for row in rows_of(out / "log.csv")] == [3, 6, 9, 12]
+
+
+def test_shards_train_as_their_tree_does_and_resume(write, tmp_path, sen12ms_tree, monkeypatch):
+    build_shards(sen12ms_tree, tmp_path / "shards", workers=1, progress=False)
+    shards = [{"path": str(tmp_path / "shards")}]
+    _, plan, _ = open_data(load_config(write()))
+    _, packed, _ = open_data(load_config(write(sources=shards)))
+    assert plan.items == packed.items and plan.batches_per_epoch == packed.batches_per_epoch
+    _, unbroken = run(write(sources=shards, num_workers=2))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, signal.SIGINT)
+        assert main(["--config", str(write(sources=shards, out=str(tmp_path / "broken"), num_workers=2))]) == 130
+    _, broken = run(write(sources=shards, out=str(tmp_path / "broken")))
+    assert_equal(unbroken, broken)
 
 
 def test_sigterm_saves_too_and_handlers_are_put_back(write, monkeypatch, tmp_path):

@@ -144,7 +144,7 @@ def _read_plain(data: bytes, path: Path) -> tuple[np.ndarray, RasterInfo] | None
             if "GeographicTypeGeoKey" in keys or "ModelTransformation" in keys or file.byteorder != "<":
                 return None
             pixels = np.frombuffer(data, page.dtype, size // page.dtype.itemsize, start)
-            array = np.ascontiguousarray(pixels.reshape(height, width, bands).transpose(2, 0, 1))
+            array = pixels.reshape(height, width, bands).transpose(2, 0, 1).copy()
     except Exception:  # whatever a damaged header leads to; GDAL says what is wrong
         return None
     crs = f"EPSG:{code}"

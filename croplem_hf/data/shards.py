@@ -95,8 +95,9 @@ def sample_row(sample: Sample) -> dict:
         values = sample.get(name)
         if values is None or (name.endswith("_valid") and np.all(values)):
             continue
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
         data, codec = encode(values)
-        about = {"shape": list(values.shape), "dtype": values.dtype.str.lstrip("|<"), "codec": codec}
+        about = {"shape": list(values.shape), "dtype": values.dtype.name, "codec": codec}
         row |= {name: data, f"{name}_xxh3": checksum(data)} | {f"{name}_{key}": about[key] for key in about}
     return row
 
@@ -299,18 +300,14 @@ class ShardFolder:
             raise DataError(f"{where}: {error}; fetch index.parquet and the shard again") from error
 
     def layout(self) -> Layout:
-        """Sizes of all samples from the index. Read alone where files are local, by row group from afar."""
+        """Sizes of all samples, from the index; each is read alone."""
         shapes = np.zeros((len(self), 4), np.int32)
         for column, sensor in enumerate(SENSORS):
             if sensor in self.sensors:
                 for i, size in enumerate(self._table[f"{sensor}_shape"].to_pylist()):
                     if size:
                         shapes[i, column], shapes[i, 2:] = size[0], size[2:]
-        if self._files.local:
-            return Layout(shapes)
-        _, shard = np.unique(np.array(self._table["shard"].to_pylist(), object).astype(str), return_inverse=True)
-        group = self._table["row_group"].to_numpy()
-        return Layout(shapes, (shard * (int(group.max()) + 1) + group).astype(np.int32))
+        return Layout(shapes)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Columns of single values by which samples can be chosen; object (N,)."""
@@ -358,11 +355,12 @@ def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 class _Files:
-    """Reads parts of shards: of local files what is asked for, from afar whole neighbourhoods, a few of them kept."""
+    """Reads parts of shards: what is asked for, and from afar more of it where a file is read in its order."""
 
-    AFAR = 32 * 2**20
-    KEPT = 4
     OPEN = 64
+    AHEAD = 16 * 2**20
+    NEAR = 4096
+    KEPT = 4
 
     def __init__(self, fs: fsspec.AbstractFileSystem, path: str):
         self.fs, self.folder = fs, f"{path}/data"
@@ -371,6 +369,7 @@ class _Files:
 
     def _reset(self) -> None:
         self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
+        self.ends = collections.deque(maxlen=2 * len(RASTERS))
 
     def __getstate__(self) -> dict:
         return {key: self.__dict__[key] for key in ("fs", "folder", "local")}
@@ -398,14 +397,17 @@ class _Files:
 
     def _from_afar(self, path: str, start: int, size: int) -> bytes:
         with self.lock:
+            in_order = any(where == path and 0 <= start - end <= self.NEAR for where, end in self.ends)
+            self.ends.append((path, start + size))
             for (where, first), part in self.parts.items():
                 if where == path and first <= start and start + size <= first + len(part):
                     self.parts.move_to_end((where, first))
                     return part[start - first : start - first + size]
-            part = self.fs.cat_file(path, start=start, end=start + max(size, self.AFAR))
-            self.parts[path, start] = part
-            if len(self.parts) > self.KEPT:
-                self.parts.popitem(last=False)
+            part = self.fs.cat_file(path, start=start, end=start + (max(size, self.AHEAD) if in_order else size))
+            if in_order:
+                self.parts[path, start] = part
+                if len(self.parts) > self.KEPT:
+                    self.parts.popitem(last=False)
             return part[:size]
 
 

@@ -66,7 +66,7 @@ def test_the_number_of_processes_changes_no_byte(tree, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "size", "expected"), [
-    (5, 1e3, 1), (160, 1e3, 8), (160, 40e6, 24), (75_000, 1.4e6, 384),
+    (5, 1e3, 1), (160, 1e3, 8), (160, 40e6, 24), (75_000, 1.9e6, 384),
 ])  # fmt: skip
 def test_shard_counts_divide_common_numbers_of_processes(count, size, expected):
     class Source:

@@ -299,13 +299,13 @@ def test_walking_and_pickling(tmp_path, rng):
 
 
 def test_open_source_names_what_it_accepts(tmp_path, sen12ms_tree):
-    for path, text in ((tmp_path / "gone", "no such file or folder"), (tmp_path / "a.csv", "cannot be read")):
+    for path, text in ((tmp_path / "gone", "no such file or folder"), (tmp_path / "a.txt", "cannot be read")):
         if path.suffix:
             path.touch()
-        with pytest.raises(DataError, match=f"{path}: {text}.*parquet.*SEN12MS"):
+        with pytest.raises(DataError, match=f"{path}: {text}.*SEN12MS.*parquet"):
             open_source(path)
     assert open_source(sen12ms_tree, sensors=["s1"], s2_level="L1C").sensors == ("s1",)
-    with pytest.raises(DataError, match="SEN12MS patches are level L1C, not 'L2A'"):
+    with pytest.raises(DataError, match="optics of SEN12MSFolder are level L1C, not 'L2A'"):
         open_source(sen12ms_tree, s2_level="L2A")
 
 

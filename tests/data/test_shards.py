@@ -141,11 +141,33 @@ def test_it_is_read_from_any_file_system_and_in_other_processes(tmp_path):
     memory = fsspec.filesystem("memory")
     memory.put(str(root), "/corpus", recursive=True)
     for source in (ShardFolder("memory://corpus"), pickle.loads(pickle.dumps(ShardFolder(root)))):
-        for i in (19, 0, 7):
+        for i in (19, 0, 7, *range(20)):
             same(source[i], samples[i])
-    groups = ShardFolder("memory://corpus").layout().groups
-    assert groups.tolist() == [0] * 16 + [1] * 4
     memory.rm("/corpus", recursive=True)
+
+
+def test_from_afar_little_is_asked_for_and_in_order_seldom(tmp_path, monkeypatch):
+    samples = [make(str(k), seed=k) for k in range(40)]
+    memory = fsspec.filesystem("memory")
+    memory.put(str(put(tmp_path, samples)), "/far", recursive=True)
+    asked = []
+    original = type(memory).cat_file
+
+    def cat_file(self, path, start=None, end=None, **options):
+        asked.append((path, (end or 0) - (start or 0)))
+        return original(self, path, start=start, end=end, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    monkeypatch.setattr("croplem_hf.data.shards._Files.NEAR", 8)  # these rasters are tiny
+    source = ShardFolder("memory://far")
+    asked.clear()
+    source[30], source[3]
+    assert len(asked) == 4 and sum(size for _, size in asked) < 40_000
+    asked.clear()
+    for i in range(40):
+        same(source[i], samples[i])
+    assert len(asked) < 10
+    memory.rm("/far", recursive=True)
 
 
 def test_what_is_no_shard_folder_is_refused_by_name(tmp_path):
