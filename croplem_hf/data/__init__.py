@@ -24,6 +24,7 @@ _LAZY = {
     "generate_kenya": "synthetic_kenya",
     "generate_scene": "synthetic",
     "generate_sen12ms": "synthetic",
+    "load_sen12ms": "streaming",
     "open_scene": "folder",
 }
 # In the order in which they are asked; SEN12MS looks into folders, so it comes last. With each, the options that it
@@ -129,5 +130,5 @@ def __getattr__(name: str):
 __all__ = [
     "DFC2020Folder", "EuroSATFolder", "ImageFolder", "KenyaFields", "KenyaTiles", "SEN12MSFolder", "SeriesTable",
     "ShardFolder", "build_shards", "check_sample", "generate_eurosat", "generate_kenya", "generate_scene",
-    "generate_sen12ms", "make_sample", "open_scene", "open_source",
+    "generate_sen12ms", "load_sen12ms", "make_sample", "open_scene", "open_source",
 ]  # fmt: skip
