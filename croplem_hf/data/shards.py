@@ -235,7 +235,8 @@ class ShardFolder:
         for sensor in sensors:
             keep |= table[f"{sensor}_bytes"].is_valid().to_numpy()
         ids = np.array(table["id"].to_pylist(), object)
-        keep &= ~np.isin(ids, sorted(skip))
+        skip = set(skip)
+        keep &= np.array([id not in skip for id in ids.tolist()], bool)
         if not keep.any():
             raise DataError(f"{self.root}: no sample with {' or '.join(sensors)} in these shards")
         self.ids: list[str] = ids[keep].tolist()

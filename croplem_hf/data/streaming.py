@@ -52,8 +52,9 @@ def load_sen12ms(
 
     There are two ways to share a stream among processes and loader workers:
 
-    - `num_workers` left out: any `DataLoader`, and `datasets.distributed.split_dataset_by_node`. Every sample comes
-      once, in an order that depends on the number of workers.
+    - `num_workers` left out: any `DataLoader`, and `datasets.distributed.split_dataset_by_node` or `rank` of `ranks`,
+      not both. Every sample comes once, in an order that depends on the number of workers; processes may get a few
+      samples more or less than others.
     - `num_workers` as given to the `DataLoader`, and `rank` of `ranks`: batches of `batch_size` in one order, whatever
       the number of workers, and `start_batch` goes on in it:
 
@@ -125,8 +126,9 @@ class _Stream:
     """What every worker knows of a stream: the source, and which of its rows are in which lane."""
 
     def __init__(self, source, batches: np.ndarray, num_workers: int | None, strict: bool):
-        self.source, self.batches, self.num_workers, self.strict = source, batches, num_workers, strict
+        self.source, self.num_workers, self.strict = source, num_workers, strict
         self.lanes = LANES if num_workers is None else max(1, num_workers)
+        self.batches = batches if num_workers is not None else batches[batches >= 0]
         self.failed = self.in_a_row = 0
 
     def rows(self, lane: int) -> np.ndarray:
@@ -134,10 +136,9 @@ class _Stream:
         if self.num_workers is not None:
             rows = self.batches[lane :: self.lanes].ravel()
             return rows[rows >= 0]
-        rows = self.batches[self.batches >= 0]
         # Full lanes first, so that processes and workers, which take lanes in turn, have as many of them.
-        size = -(-len(rows) // self.lanes)
-        return rows[lane * size : (lane + 1) * size]
+        size = -(-len(self.batches) // self.lanes)
+        return self.batches[lane * size : (lane + 1) * size]
 
     def check_workers(self) -> None:
         """The order of batches holds only for the number of workers that was given."""
