@@ -1,6 +1,7 @@
 """Verbs of `croplem data`. Every one imports what it needs when it runs."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from .label_verbs import seed_number
 
 def add_verbs(verb: Callable, common: argparse.ArgumentParser) -> None:
     """Add `data` with its verbs; `verb(name, run, help, **kwargs)` adds a subparser, `common` are options of all."""
-    data = verb("data", None, "Work with data: `sample` writes an invented one.")
+    data = verb("data", None, "Work with data: `download`, `check` and `build` SEN12MS, or invent a `sample`.")
     verbs = data.add_subparsers(dest="data_verb", metavar="WHAT", required=True)
 
     def data_verb(name: str, run: Callable, text: str, **kwargs) -> argparse.ArgumentParser:
@@ -20,6 +21,8 @@ def add_verbs(verb: Callable, common: argparse.ArgumentParser) -> None:
 
     _add_sample(data_verb)
     _add_build(data_verb)
+    _add_download(data_verb)
+    _add_check(data_verb)
 
 
 _SAMPLE_OPTIONS = {
@@ -149,6 +152,67 @@ def _build(args: argparse.Namespace) -> int:
     if args.verify and not wrong:
         print("verified: every shard has its SHA-256, every raster its checksum")
     return 3 if wrong else 0
+
+
+def _add_check(data_verb: Callable) -> None:
+    text = "Open every file of SRC, read every pixel, and say what is wrong: damage, units, grids, partners, clouds."
+    check = data_verb(
+        "check", _check, text, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""An error is an item that cannot be used, a warning one to look at. `croplem data build --findings` and
+`load_sen12ms(findings=...)` leave out the items with errors.
+
+exit code: 0 no error (there may be warnings), 3 errors were found, 1 SRC cannot be checked, 130 interrupted
+
+examples:
+  croplem data check SEN12MS/ --out findings.parquet
+  croplem data check shards                              # the checksums too""",
+    )  # fmt: skip
+    check.add_argument("src", metavar="SRC", help="a SEN12MS tree, a folder of shards, or any other source")
+    check.add_argument("--out", type=Path, metavar="FINDINGS", help="table of all findings to write (.parquet)")
+    check.add_argument("--seasons", type=_words, help="such as summer,fall (default: all that are there)")
+    check.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    check.add_argument("--json", action="store_true", help="print the counts as JSON instead of a summary")
+    check.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .data.check import about_findings, check_source, summarise_findings, write_findings
+
+    if args.out and args.out.is_dir():
+        raise DataError(f"{args.out}: is a folder; give the name of a file to write, such as findings.parquet")
+    table = check_source(args.src, workers=args.workers, seasons=args.seasons, progress=not args.quiet)
+    if args.out:
+        write_findings(table, args.out)
+    about = about_findings(table)
+    print(json.dumps(about, indent=1) if args.json else summarise_findings(table))
+    return 3 if about["errors"] else 0
+
+
+
+def _add_download(data_verb: Callable) -> None:
+    text = "Fetch the archives of SEN12MS into OUT: 12 files, 510 GB in all. Goes on where it was cut off, checks MD5."
+    download = data_verb(
+        "download", _download, text, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""Another address than that of mediaTUM may stand in the environment variable CROPLEM_SEN12MS_URL.
+
+examples:
+  croplem data download archives --seasons summer
+  croplem data download archives --seasons spring,fall --kinds s1,s2""",
+    )  # fmt: skip
+    download.add_argument("out", metavar="OUT", type=Path, help="folder for the archives")
+    download.add_argument("--seasons", type=_words, help="such as summer,fall (default: all four)")
+    download.add_argument("--kinds", type=_words, help="some of s1,s2,lc (default: all three)")
+    download.add_argument("--url", metavar="BASE", help="what the name of a file is put behind")
+    download.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _download(args: argparse.Namespace) -> None:
+    from .data.download import download_sen12ms
+
+    paths = download_sen12ms(
+        args.out, seasons=args.seasons, kinds=args.kinds, url=args.url, progress=not args.quiet
+    )
+    print(f"{len(paths)} files, whole, in {args.out}")
 
 
 __all__ = ["add_verbs"]

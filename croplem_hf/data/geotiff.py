@@ -34,8 +34,12 @@ GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 MOST_BYTES = 4 * 2**30
 """A raster that is read at once is at most so large; a damaged header may claim anything."""
 _IN_MEMORY = 256 * 2**20
-# Further images inside, and of GDAL its own metadata (scales, names of bands) and nodata.
-_OTHER_TAGS = {330, 42112, 42113}
+# What rasterio raises over damaged files; ValueError for texts that are none and for coordinate systems.
+_BROKEN = (RasterioError, CPLE_BaseError, TypeError, ValueError)
+# Bits in another order, further images inside, and of GDAL its own metadata (scales, names of bands) and nodata.
+_OTHER_TAGS = {266, 330, 42112, 42113}
+# Tags of one number each, which GDAL does not take otherwise.
+_SINGLE_TAGS = (256, 257, 259, 262, 277, 278, 284)
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
@@ -80,13 +84,16 @@ def read_geotiff(
         DataError: no such file, not a raster, cut short or damaged, another number of bands, or more than `MOST_BYTES`.
     """
     path = Path(path)
-    if data is None and not path.is_file():
-        raise DataError(f"{path}: no such file")
-    size = path.stat().st_size if data is None else len(data)
-    if size == 0:
-        raise DataError(f"{path}: the file is empty; fetch it again")
-    if data is None and size <= _IN_MEMORY:
-        data = path.read_bytes()
+    try:
+        if data is None and not path.is_file():
+            raise DataError(f"{path}: no such file")
+        stored = path.stat().st_size if data is None else len(data)
+        if stored == 0:
+            raise DataError(f"{path}: the file is empty; fetch it again")
+        if data is None and stored <= _IN_MEMORY:
+            data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     plain = None if data is None else _read_plain(data, path)
     if plain is not None and count in (None, len(plain[0])):
         return plain
@@ -98,28 +105,64 @@ def read_geotiff(
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
+            # Other formats may name further files, or addresses.
             if data is None:
-                raster = rasterio.open(path)
+                raster = rasterio.open(path, driver="GTiff")
             else:
-                raster = stack.enter_context(MemoryFile(data)).open()
-        except RasterioError as error:
+                raster = stack.enter_context(MemoryFile(data)).open(driver="GTiff")
+        except _BROKEN as error:
             raise DataError(f"{path}: not a readable raster ({reason(error)})") from error
         with raster:
             if count is not None and raster.count != count:
                 raise DataError(f"{path}: expected {count} bands, found {raster.count}")
-            size = raster.count * raster.height * raster.width * max(np.dtype(t).itemsize for t in raster.dtypes)
-            if size > MOST_BYTES:
-                raise DataError(
-                    f"{path}: {raster.count} bands of {raster.height} x {raster.width} pixels are {size / 2**30:.3g} "
-                    "GiB, too much to read at once; if it is no such scene, the file is damaged"
-                )
+            _check_claims(raster, stored, path)
             try:
-                array = raster.read()
-            except RasterioError as error:
+                return raster.read(), raster_info(raster, path)
+            except DataError:
+                raise
+            except _BROKEN as error:
                 raise DataError(
                     f"{path}: the file is cut short or damaged, fetch it again ({reason(error)})"
                 ) from error
-            return array, raster_info(raster, path)
+
+
+def _is_sound(page: tifffile.TiffPage) -> bool:
+    """Whether the tags that say where the pixels lie fit each other; tifffile takes much as it should have been."""
+    tags, height, bands = page.tags, page.imagelength, page.samplesperpixel
+    rows = min(tags[278].value, height)
+    counts = np.full(-(-height // rows), rows * (page.nbytes // height))
+    counts[-1] = page.nbytes - counts[:-1].sum()
+    offsets = tags[273].value[0] + np.cumsum(counts) - counts
+    extra = bands - (3 if tags[262].value == 2 else 1)
+    return (
+        all(tags[code].count == 1 and tags[code].dtype in (3, 4) for code in _SINGLE_TAGS)
+        and tags[262].value in (0, 1, 2)
+        and all(tags[code].count == bands and np.unique(tags[code].value).size == 1 for code in (258, 339))
+        and (not extra or tags[338].count == extra and np.max(tags[338].value) <= 2)
+        and np.array_equal(tags[279].value, counts)
+        and np.array_equal(tags[273].value, offsets)
+        and offsets[0] >= 8
+    )
+
+
+def _check_claims(raster: rasterio.DatasetReader, stored: int, path: Path) -> None:
+    """Refuse what a damaged header claims before anything is allocated for it; `stored` is the size of the file."""
+    strange = [name for name in raster.dtypes if name.startswith("complex")]
+    if strange:
+        raise DataError(f"{path}: pixels are {strange[0]} numbers; if they should not be, the file is damaged")
+    size = raster.count * raster.height * raster.width * max(np.dtype(name).itemsize for name in raster.dtypes)
+    claim = f"{raster.count} bands of {raster.height} x {raster.width} pixels are {size / 2**30:.3g} GiB"
+    if size > MOST_BYTES:
+        raise DataError(f"{path}: {claim}, too much to read at once; if it is no such scene, the file is damaged")
+    damaged = f"{path}: the file is cut short or damaged, fetch it again"
+    # A pixel has a bit at the least, and its place in memory a byte.
+    if "COMPRESSION" not in raster.tags(ns="IMAGE_STRUCTURE") and size > 8 * stored:
+        raise DataError(f"{damaged} ({claim}, the file has {stored} bytes)")
+    # GDAL takes blocks that are not there as zeros.
+    rows, columns = raster.block_shapes[-1]
+    last = f"BLOCK_OFFSET_{(raster.width - 1) // columns}_{(raster.height - 1) // rows}"
+    if raster.get_tag_item(last, "TIFF", bidx=raster.count) is None:
+        raise DataError(f"{damaged} (its last pixels of {raster.height} x {raster.width} are not in it)")
 
 
 def _read_plain(data: bytes, path: Path) -> tuple[np.ndarray, RasterInfo] | None:
@@ -140,17 +183,20 @@ def _read_plain(data: bytes, path: Path) -> tuple[np.ndarray, RasterInfo] | None
             utm = keys["GTModelTypeGeoKey"] == 1 and (32601 <= code <= 32660 or 32701 <= code <= 32760)
             if not utm or keys["GTRasterTypeGeoKey"] != 1 or page.dtype is None or page.nbytes > len(data) - start:
                 return None
+            if page.dtype.kind not in "uif" or size == 0 or not _is_sound(page):
+                return None
             (i, j, _, x, y, _), (right, down, _) = keys["ModelTiepoint"], keys["ModelPixelScale"]
             if "GeographicTypeGeoKey" in keys or "ModelTransformation" in keys or file.byteorder != "<":
                 return None
             pixels = np.frombuffer(data, page.dtype, size // page.dtype.itemsize, start)
             array = pixels.reshape(height, width, bands).transpose(2, 0, 1).copy()
+            crs = f"EPSG:{code}"
+            transform = (right, 0.0, x - i * right, 0.0, -down, y + j * down)
+            _check_transform(transform, path)
+            a, _, left, _, e, top = transform
+            (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [left + a * width / 2], [top + e * height / 2])
     except Exception:  # whatever a damaged header leads to; GDAL says what is wrong
         return None
-    crs = f"EPSG:{code}"
-    transform = (right, 0.0, x - i * right, 0.0, -down, y + j * down)
-    a, _, left, _, e, top = transform
-    (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [left + a * width / 2], [top + e * height / 2])
     return array, RasterInfo(crs, transform, None, (None,) * bands, float(np.sqrt(abs(a * e))), lon, lat)
 
 
@@ -209,6 +255,7 @@ def write_geotiff(
 def raster_info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
     """`RasterInfo` of an open raster; `path` for messages."""
     a, b, c, d, e, f = transform = tuple(float(value) for value in raster.transform[:6])
+    _check_transform(transform, path)
     crs, gsd, lon, lat = raster.crs, None, None, None
     if crs:
         column, row = raster.width / 2, raster.height / 2
@@ -232,6 +279,12 @@ def raster_info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
         lon=lon,
         lat=lat,
     )
+
+
+def _check_transform(transform: tuple[float, ...], path: Path) -> None:
+    a, b, _, d, e, _ = transform
+    if not (np.isfinite(transform).all() and 0 < abs(a * e - b * d) < np.inf):
+        raise DataError(f"{path}: the place of its pixels is {transform}, which is none; the file is damaged")
 
 
 def reason(error: Exception) -> str:

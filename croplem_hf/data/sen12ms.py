@@ -222,13 +222,24 @@ def read_patch(
 
 def _holds_patch(folder: Path, depth: int) -> bool:
     inner = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _PATCH_NAME.match(entry.name):
-                return True
-            if depth and entry.is_dir():
-                inner.append(Path(entry.path))
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _PATCH_NAME.match(entry.name):
+                    return True
+                if depth and _what(entry) == "folder":
+                    inner.append(Path(entry.path))
+    except OSError:  # a folder that may not be read; it is named where patches are listed
+        return False
     return any(_holds_patch(path, depth - 1) for path in inner)
+
+
+def _what(entry: os.DirEntry) -> str | None:
+    """ "folder" or "file"; None for anything else, such as a link that leads nowhere or to itself."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:
+        return None
 
 
 def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
@@ -237,30 +248,39 @@ def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
     stack = [str(root)]
     while stack:
         folder = stack.pop()
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if folder == str(root):
+                raise DataError(f"{root}: the folder cannot be read ({error.strerror})") from error
+            logger.warning("%s: left out, the folder cannot be read (%s)", folder, error.strerror)
+            continue
         # Links may lead back up or twice to the same folder.
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
         number = len(folders)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                match = _PATCH_NAME.match(entry.name)
-                if match is None:
-                    if entry.is_dir():
-                        stack.append(entry.path)
-                    continue
-                if not entry.is_file():
-                    continue
-                season, kind, scene, patch = match.groups()
-                row = found.setdefault(f"{season}_{scene}_p{patch}", [-1, -1, -1])
-                k = _KINDS.index(kind)
-                if row[k] >= 0:
-                    twin = Path(folders[row[k]], entry.name)
-                    raise DataError(f"the same patch twice: {twin} and {entry.path}; remove one, or open one tree")
-                row[k] = number
-                if number == len(folders):
-                    folders.append(folder)
+        for entry in entries:
+            match, what = _PATCH_NAME.match(entry.name), _what(entry)
+            if match is None:
+                if what == "folder":
+                    stack.append(entry.path)
+                elif what is None:
+                    logger.warning("%s: left out, no folder and no file, or a link that leads nowhere", entry.path)
+                continue
+            if what != "file":
+                logger.warning("%s: left out, it has the name of a patch and is no file", entry.path)
+                continue
+            season, kind, scene, patch = match.groups()
+            row = found.setdefault(f"{season}_{scene}_p{patch}", [-1, -1, -1])
+            k = _KINDS.index(kind)
+            if row[k] >= 0:
+                twin = Path(folders[row[k]], entry.name)
+                raise DataError(f"the same patch twice: {twin} and {entry.path}; remove one, or open one tree")
+            row[k] = number
+            if number == len(folders):
+                folders.append(folder)
     return folders, found
 
 
