@@ -99,7 +99,8 @@ def download_sen12ms(
         The files.
 
     Raises:
-        DataError: after all files were tried, naming the first that is missing: not there, refused, another content than its MD5 says, or the disk is full.
+        DataError: after all files were tried, naming the first that is missing and why: not there, refused, another
+            content than its MD5 says, or the disk is full.
     """
     out = Path(out)
     url = url or os.environ.get(URL_VARIABLE) or URL

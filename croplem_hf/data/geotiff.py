@@ -264,6 +264,9 @@ def raster_info(raster: rasterio.DatasetReader, path: Path) -> RasterInfo:
             (lon,), (lat,) = rasterio.warp.transform(crs, "EPSG:4326", [x], [y])
         except (CPLE_BaseError, CRSError, RasterioError) as error:
             logger.warning("%s: the place of the raster on Earth is unknown (%s)", path, reason(error))
+        if lat is not None and not abs(lat) < 90:
+            logger.warning("%s: the place of the raster on Earth is unknown (its latitude is %g)", path, lat)
+            lon = lat = None
         units = None
         if crs.is_projected:
             units = crs.linear_units_factor[1] ** 2
