@@ -50,17 +50,20 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
         else:
             as_text = {name: pa.string() for name in ("id", column)}
             table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=as_text))
-    except (pa.ArrowException, OSError) as error:
+        names = table.column_names
+        cells = [table[name].to_pylist() if names.count(name) == 1 else [] for name in ("id", column)]
+    # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
     for name in ("id", column):
-        if table.column_names.count(name) != 1:
-            found = ", ".join(map(repr, table.column_names))
+        if names.count(name) != 1:
+            found = ", ".join(map(repr, names))
             raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
     if len(table) == 0:
         raise DataError(f"{path}: no rows below the header")
     labels: dict[str, str] = {}
     twice = []
-    for row, (name, label) in enumerate(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True), 1):
+    for row, (name, label) in enumerate(zip(*cells, strict=True), 1):
         name, label = ("" if name is None else str(name).strip()), as_label(label)
         if not name:
             raise DataError(f"{path}: data row {row} has no id")

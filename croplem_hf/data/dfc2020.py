@@ -250,9 +250,10 @@ def _walk(root: Path, most: int | None = None):
                 if most is not None and looked > most:
                     return
                 if match := _NAME.match(entry.name):
-                    if entry.is_file():
+                    if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
                         yield Path(entry.path), match
-                elif entry.is_dir():
+                # A link that leads to itself is an error of `entry.is_dir`.
+                elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     below.append(entry.path)
         stack += sorted(below, reverse=True)
 

@@ -276,12 +276,17 @@ def _class_folders(path: Path) -> list[Path]:
     """The class folders in `path`, or in the one folder inside it, and so on; those that hold a file of their name."""
     for _ in range(_DEPTH):
         with os.scandir(path) as entries:
-            inside = [Path(e.path) for e in entries if not e.name.startswith((".", "_")) and e.is_dir()]
+            inside = [Path(e.path) for e in entries if not e.name.startswith((".", "_")) and _is_folder(e)]
         found = [folder for folder in inside if folder.name in CLASSES and _holds_patch(folder)]
         if found or len(inside) != 1:
             return sorted(found)
         path = inside[0]
     return []
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    # A link that leads to itself is an error of `entry.is_dir`.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _holds_patch(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,13 +23,14 @@ _BY_NUMBER = {"s1": {2: S1_BANDS}, "s2": {13: S2_BANDS, 12: tuple(name for name 
 @contextlib.contextmanager
 def open_raster(path: Path, where: str) -> Iterator[rasterio.DatasetReader]:
     """A raster for reading; `where` names the line of the table in errors."""
-    if not path.is_file():
+    # Unlike `Path.is_file` it takes names that are too long for one.
+    if not os.path.isfile(path):
         raise DataError(f"{where}: no such file {path}; paths are relative to the table")
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             raster = rasterio.open(path)
-        except RasterioError as error:
+        except (RasterioError, UnicodeDecodeError) as error:
             raise DataError(f"{where}: {path} is not a readable raster ({reason(error)})") from error
         with raster:
             try:
@@ -60,6 +62,9 @@ class Layer:
             scaling = {name: (raster.scales[n - 1], raster.offsets[n - 1]) for name, n in bands.items()}
             if kind != "path" or row.units != "auto" or set(scaling.values()) == {(1, 0)}:
                 scaling = None
+            strange = [name for name in raster.dtypes if name.startswith("complex")]
+            if strange:
+                raise DataError(f"{row.where}: pixels of {path} are {strange[0]} numbers, which no band can be")
             info, dtype = raster_info(raster, path), np.dtype(raster.dtypes[0])
             return cls(row, path, bands, info, raster.shape, dtype, scaling, raster.tags())
 

@@ -186,15 +186,15 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, list]]]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, list]]]:
+    columns = []
     try:
         table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+                raise DataError(f"{path}: column {name!r} must hold single values, found {column.type}")
+            columns.append((column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist())
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
-    columns = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-            raise DataError(f"{path}: column {name!r} must hold single values, found {column.type}")
-        columns.append((column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist())
     lines = zip(*columns, strict=True)
     return table.column_names, [
         (f"{path} row {k}", [None if v != v or v == "" else v for v in cells]) for k, cells in enumerate(lines, start=1)

@@ -94,12 +94,12 @@ class SeriesTable:
                 self.sensors = self._check_columns(schema, sensors)
                 if sum(sizes) == 0:
                     raise DataError(f"{self.path}: the table holds no rows")
-                ids = table.read(columns=["id"]).column("id").cast(pa.large_string())
-        except (pa.ArrowException, OSError) as error:
+                ids = table.read(columns=["id"]).column("id").cast(pa.large_string()).to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path}: not a readable Parquet file ({_line(error)})") from error
         self._starts = np.cumsum([0, *sizes])
         self._columns = ["id", "dates", *self.sensors, *self._scalar_columns(schema)]
-        self.ids: list[str] = ids.to_pylist()
+        self.ids: list[str] = ids
         self._check_ids()
         self._groups: collections.OrderedDict[int, _RowGroup] = collections.OrderedDict()
         self._level_assumed = False
@@ -123,7 +123,10 @@ class SeriesTable:
         g = int(np.searchsorted(self._starts, i, side="right")) - 1
         group, row = self._group(g), i - int(self._starts[g])
         dates = group.row_dates(row)
-        scalars = group.row_scalars(row)
+        try:
+            scalars = group.row_scalars(row)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{id}: a text of its row is not UTF-8, the table is damaged ({self.path})") from error
         given = {key: scalars.pop(key) for key in _FIELDS if key in scalars}
         fields = {}
         s1 = self._values(id, group, row, "s1", len(dates))
@@ -179,7 +182,7 @@ class SeriesTable:
         try:
             table = pq.read_table(self.path, columns=names, partitioning=None)
             columns = {name: _plain(table[name].combine_chunks()).to_pylist() for name in names}
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path}: cannot be read ({_line(error)})") from error
         found = {}
         for name, values in columns.items():
@@ -225,7 +228,7 @@ class SeriesTable:
                 # Opened each time: a handle would be shared by forked workers.
                 with pq.ParquetFile(self.path) as table:
                     self._groups[g] = _RowGroup(table.read_row_group(g, columns=self._columns))
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{self.path}: row group {g} cannot be read ({_line(error)})") from error
             while len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
@@ -234,6 +237,8 @@ class SeriesTable:
 
     def _check_columns(self, schema: pa.Schema, sensors: Sequence[str] | None) -> tuple[str, ...]:
         found = ", ".join(schema.names)
+        if len(set(schema.names)) < len(schema.names):
+            raise DataError(f"{self.path}: two columns have one name; found {found}")
         present = tuple(sensor for sensor in SENSORS if sensor in schema.names)
         if sensors is None:
             sensors = present
