@@ -106,6 +106,7 @@ def download_sen12ms(
     url = url or os.environ.get(URL_VARIABLE) or URL
     if urllib.parse.urlsplit(url).scheme not in ("https", "http"):
         raise DataError(f"{url}: the address must begin with https:// or http://")
+    url = url if url.endswith(("/", "=")) else f"{url}/"
     files = sen12ms_files(seasons, kinds) if files is None else files
     out.mkdir(parents=True, exist_ok=True)
     errors = []
@@ -128,9 +129,11 @@ def download_sen12ms(
 def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
     part = path.with_name(f"{path.name}.part")
     again = False
-    for attempt in range(_TRIES):
+    attempt = 0  # in a row, without a byte gained
+    while attempt < _TRIES:
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
+        before = part.stat().st_size if part.exists() else 0
         try:
             _get(url, path, part, progress)
         except _HTTPError as error:
@@ -141,7 +144,8 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
             after = part.stat().st_size if part.exists() else 0
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
             logger.warning("%s: cut off at %d bytes (%s)", path.name, after, reason)
-            if attempt == _TRIES - 1:
+            attempt = 1 if after > before else attempt + 1
+            if attempt == _TRIES:
                 raise DataError(
                     f"{path.name}: {url} cannot be reached ({reason}); what was fetched is kept, run the same command "
                     "again"
@@ -155,7 +159,7 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
         part.unlink()
         if again:
             raise DataError(f"{path.name}: fetched twice with MD5 {found}, expected {md5}; is {url} the right address?")
-        again = True
+        again, attempt = True, 1
         logger.warning("%s: MD5 %s instead of %s; fetched once more from its start", path.name, found, md5)
     raise DataError(f"{path.name}: gave up after {_TRIES} tries; run the same command again")
 
@@ -190,7 +194,7 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
             raise OSError("the server sent another part than was asked for")
         length = response.headers.get("Content-Length")
         left = int(length) if length and length.isdecimal() else None
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(path.parent).free + (0 if resumed else start)
         if left is not None and left > free:
             raise _HTTPError(f"needs {left / 1e9:.1f} GB, and {path.parent} has {free / 1e9:.1f} GB left; make room")
         tag = response.headers.get("ETag")

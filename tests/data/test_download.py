@@ -107,6 +107,12 @@ def test_a_later_call_goes_on_too(server, tmp_path):
     assert server.asked == [("a.tar.gz", "bytes=100000-")] and (tmp_path / "a.tar.gz").read_bytes() == CONTENT
 
 
+def test_many_cuts_are_no_failure_while_bytes_come(server, tmp_path):
+    server.behave = ["cut"] * 12
+    fetch(server, tmp_path)
+    assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT and len(server.asked) == 13
+
+
 def test_a_server_without_ranges_is_read_from_the_start(server, tmp_path):
     server.behave, server.ranges = ["cut"], False
     fetch(server, tmp_path)
