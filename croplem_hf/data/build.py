@@ -6,16 +6,20 @@ same bytes whatever the number of processes.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +49,7 @@ SPILL_BYTES = 50 * 2**30
 _PACKED = {"s1": 0.8 * 2 * 4, "s2": 0.55 * 13 * 2}
 _FEWEST_ROWS = 16
 _RECORDS = ".build"
+_SPOILED = re.compile("CRC|[Ii]ncorrect length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,8 @@ def build_shards(
         DataError: nothing to build from, or `out` holds other things or the shards of another selection.
     """
     out = Path(out)
+    if workers is not None and workers < 1:
+        raise DataError(f"workers must be at least 1, found {workers}")
     source = _open(src, seasons, sensors)
     left_out = _left_out(findings)
     ids = [id for id in _of_seasons(source, seasons) if id not in left_out]
@@ -101,26 +108,29 @@ def build_shards(
         ids = [ids[k] for k in np.unique(np.linspace(0, len(ids) - 1, min(limit, len(ids))).round().astype(int))]
     if not ids:
         raise DataError(f"{src}: nothing is left to build from")
-    _prepare(out)
-    known = _read_plan(out)
-    splits = _splits(source, known.get("scenes", {}))
-    shards = plan_shards(source, ids, splits)
-    generated = Path(src, "GENERATED.txt").is_file() or bool(getattr(source, "generated", False))
-    about = {"format": FORMAT, "source": source.kind, "unit": source.unit, "sensors": sorted(source.sensors),
-             "seasonal": bool(getattr(source, "seasonal", False)), "generated": generated}  # fmt: skip
-    skipped = {id: "; ".join(reasons) for id, reasons in left_out.items()}
-    plan = _write_plan(out, known, about, shards, {_scene(id): splits[id] for id in ids if _scene(id)}, skipped)
+    with _alone(out):
+        _prepare(out)
+        known = _read_plan(out)
+        splits = _splits(source, known.get("scenes", {}))
+        shards = plan_shards(source, ids, splits)
+        generated = Path(src, "GENERATED.txt").is_file() or bool(getattr(source, "generated", False))
+        about = {"format": FORMAT, "source": source.kind, "unit": source.unit, "sensors": sorted(source.sensors),
+                 "seasonal": bool(getattr(source, "seasonal", False)), "generated": generated}  # fmt: skip
+        listed = set(_of_seasons(source, seasons))
+        skipped = {id: "; ".join(reasons) for id, reasons in left_out.items() if id in listed}
+        plan = _write_plan(out, known, about, shards, {_scene(id): splits[id] for id in ids if _scene(id)}, skipped)
 
-    waiting = [shard for shard in shards if _record(out, shard) is None]
-    bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
-               disable=None if progress else True)  # fmt: skip
-    with bar:
-        for _ in _work(source, waiting, out, workers, spill_bytes):
-            bar.update()
-    if isinstance(source, Archives):
-        shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
-        _settle(source, waiting, out, plan)
-    return _finish(out, plan)
+        # What was skipped is tried again: the source may have been mended, or only away.
+        waiting = [shard for shard in shards if not (known := _record(out, shard)) or known["skipped"]]
+        bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
+                   disable=None if progress else True)  # fmt: skip
+        with bar:
+            for _ in _work(source, waiting, out, workers, spill_bytes):
+                bar.update()
+        if isinstance(source, Archives):
+            shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
+            _settle(source, waiting, out, plan)
+        return _finish(out, plan)
 
 
 def plan_shards(source, ids: Sequence[str], splits: dict[str, str]) -> list[Shard]:
@@ -205,16 +215,29 @@ def _bytes_each(source, ids: Sequence[str]) -> float:
     return float(((shapes[:, 0] * _PACKED["s1"] + shapes[:, 1] * _PACKED["s2"]) * shapes[:, 2] * shapes[:, 3]).mean())
 
 
-def _prepare(out: Path) -> None:
-    ours = {"README.md", "manifest.json", "index.parquet", "skipped.csv", "data", _RECORDS}
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One build at a time in a folder."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; give the name of a folder")
-    strange = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.exists() else []
+    (out / _RECORDS).mkdir(parents=True, exist_ok=True)
+    with open(out / _RECORDS / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{out}: another build is at work there; wait for it") from error
+        yield
+
+
+def _prepare(out: Path) -> None:
+    ours = {"README.md", "manifest.json", "index.parquet", "skipped.csv", "data", _RECORDS}
+    # Hidden files are those of tools, and parts of a build that was killed.
+    strange = sorted(path.name for path in out.iterdir() if path.name not in ours and not path.name.startswith("."))
     if strange:
         raise DataError(f"{out}: holds other things, such as {strange[0]}; give a new folder, or that of a build")
-    (out / _RECORDS).mkdir(parents=True, exist_ok=True)
     (out / "data").mkdir(exist_ok=True)
-    for part in (*out.rglob(".*.part"), out / _RECORDS / "spill"):
+    folders = (out, out / "data", out / _RECORDS)
+    for part in (*(part for folder in folders for part in folder.glob(".*.part")), out / _RECORDS / "spill"):
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
@@ -304,15 +327,21 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
     """What was found in archives while they were read; shards that lack what lies behind damage are taken back."""
     if source.damaged:
         back = 0
+        # A checksum that fails at the end of an archive says that anything before it may be wrong.
+        spoiled = {_season(name) for name, reason in source.damaged.items() if _SPOILED.search(reason)}
         for shard in shards:
-            skipped = (_record(out, shard) or {"skipped": ()})["skipped"]
-            if any(damage in reason for _, reason in skipped for damage in source.damaged.values()):
+            record = _record(out, shard)
+            if record and (
+                _season(shard.ids[0]) in spoiled
+                or any(damage in reason for _, reason in record["skipped"] for damage in source.damaged.values())
+            ):
                 (out / _RECORDS / shard.name).unlink()
                 (out / "data" / shard.name).unlink()
                 back += 1
         if back:
             raise DataError(
-                f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that and are left out, not the "
+                f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that, or may hold wrong ones, "
+                "and are left out, not the "
                 "others: fetch the archives again and run the same command; or unpack what can be read, and build "
                 "from that tree into a new folder"
             )
@@ -325,6 +354,8 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
 def _start(source) -> None:
     # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A parent that was killed leaves no worker behind, which would write beside the next build.
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     global _source
     _source = source
 
@@ -380,12 +411,17 @@ def _finish(out: Path, plan: dict) -> dict:
             except FileNotFoundError:
                 raise DataError(f"{out}: {name} of an earlier build is not finished; run that build again") from None
             record = json.loads(table.schema.metadata[b"croplem"])
+            shard = out / "data" / name
+            if not shard.is_file() or shard.stat().st_size != record["bytes"]:
+                raise DataError(f"{shard}: of an earlier build, missing or changed; run that build again")
             skipped |= dict(record["skipped"])
             shards[name] = {key: record[key] for key in ("rows", "bytes", "sha256")}
             tables.append(table.replace_schema_metadata(None).cast(INDEX_SCHEMA))
     index = pa.concat_tables(tables)
     if len(index) == 0:
         raise DataError(f"{out}: not one sample could be read; the first: {next(iter(skipped.values()), 'none')}")
+    there = set(index["id"].to_pylist())
+    skipped = {id: reason for id, reason in skipped.items() if id not in there}
     counts = Counter(index["split"].to_pylist())
     manifest = plan["about"] | {
         "croplem_version": __version__, "samples": len(index), "skipped": len(skipped),

@@ -65,9 +65,12 @@ def dataset_card(manifest: Mapping) -> str:
     real = manifest["source"] == "sen12ms"
     name = "SEN12MS in Parquet shards" if real else "Sentinel-1 and Sentinel-2 in Parquet shards"
     names = list(manifest["shards"])
-    configs = [_config("default", "", names)]
+    # A split or a season without a row is none to `datasets`.
+    filled = [shard for shard, about in manifest["shards"].items() if about["rows"]]
+    configs = [_config("default", "", filled)]
     configs[0]["default"] = True
-    configs += [_config(season, f"-{season}", names) for season in manifest["seasons"]]
+    seasons = [season for season in manifest["seasons"] if any(f"-{season}-" in shard for shard in filled)]
+    configs += [_config(season, f"-{season}", filled) for season in seasons]
     head = {
         "pretty_name": name,
         "license": "cc-by-4.0" if real else "other",

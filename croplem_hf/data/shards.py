@@ -16,6 +16,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ _LISTS = {
 }  # fmt: skip
 _RASTER = {"shape": pa.list_(pa.int32()), "dtype": pa.string(), "codec": pa.string(), "xxh3": pa.uint64()}
 _KNOWN = {*_SCALARS, *_LISTS, *RASTERS}
+# Of other types than their columns in some sources; they stand in `extra` then.
+_LOOSE = ("crop_type", "cropland", "field_id")
 
 _ABOUT = {**_SCALARS, **_LISTS, "extra": pa.string(),
           **{f"{name}_{key}": kind for name in RASTERS for key, kind in _RASTER.items()}}  # fmt: skip
@@ -262,6 +265,13 @@ class ShardFolder:
         """
         i = range(len(self))[i]
         row = {name: column[i].as_py() for name, column in self._columns().items()}
+        try:
+            return self._sample(row)
+        except (AttributeError, MemoryError, TypeError, ValueError) as error:
+            where = f"{row['id']}: {self.root}/index.parquet"
+            raise DataError(f"{where} is damaged here ({error}); fetch it again") from error
+
+    def _sample(self, row: dict) -> Sample:
         sample = dict.fromkeys(METADATA) | {name: row[name] for name in _SCALARS if name in METADATA}
         sample |= {name: row[name] for name in LABELS if row[name] is not None}
         sample |= {name: row[name] for name in _TEXTS if name not in METADATA and row[name] is not None}
@@ -282,7 +292,8 @@ class ShardFolder:
             sample["s2_bands"] = np.array(sample["s2_bands"], bool).reshape(-1, 13)
         if self.labels and row["lc_bytes"] is not None:
             sample["lc"] = self._raster(row, "lc")
-        return sample | json.loads(row["extra"] or "{}")
+        extra = json.loads(row["extra"] or "{}")
+        return sample | {key: value for key, value in extra.items() if key not in _KNOWN or key in _LOOSE}
 
     def _raster(self, row: dict, name: str) -> np.ndarray:
         where = f"{row['id']}: {name} in {self.root}/data/{row['shard']}"
@@ -329,6 +340,8 @@ class ShardFolder:
             manifest = json.loads(self._fs.cat_file(path))
             if manifest["format"] != FORMAT:
                 raise DataError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update croplem_hf")
+            if not isinstance(manifest.get("shards"), dict):
+                raise ValueError("no shards in it")
             return {"unit": "patch", "seasonal": False} | manifest
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: no manifest.json there; `croplem data build` makes shards") from error
@@ -340,7 +353,11 @@ class ShardFolder:
         try:
             with self._fs.open(path) as handle:
                 table = pq.read_table(handle)
-            return table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+            table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+            for name in table["shard"].unique().to_pylist():
+                if name is None or not re.fullmatch(r"\w[\w.-]*\.parquet", name):
+                    raise DataError(f"{path}: names a shard {name!r}, which is no name of one; fetch it again")
+            return table
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file; the build was not finished: run it again") from error
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -393,7 +410,7 @@ class _Files:
             return os.pread(self.open[path], size, start)
 
     def __del__(self):
-        for descriptor in self.open.values():
+        for descriptor in getattr(self, "open", {}).values():
             os.close(descriptor)
 
     def _from_afar(self, path: str, start: int, size: int) -> bytes:

@@ -42,6 +42,7 @@ class SpilledGroup:
         Raises:
             IndexError: past the end.
             DataError: naming the archive and member, or the id: what `read_patch` refuses, or nothing was there.
+            OSError: the spilled file is gone.
         """
         id = self.ids[i]
         if id in self._problems:
@@ -54,7 +55,7 @@ class SpilledGroup:
                     data = file.read(size)
                     names[kind], contents[kind] = Path(name), zlib.decompress(data) if kind == "lc" else data
         except (OSError, zlib.error) as error:
-            raise DataError(f"{self.path}: {id} cannot be read back ({error}); start again") from error
+            raise OSError(f"{self.path}: {id} cannot be read back ({error}); run the same command again") from error
         return read_patch(id, {kind: names[kind] for kind in _KINDS if kind in names}, contents=contents)
 
     def items(self) -> list[Sample | DataError]:

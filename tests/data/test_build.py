@@ -170,6 +170,77 @@ def test_a_damaged_archive_loses_no_shard_and_leaves_none_with_holes(tree, tmp_p
     assert (manifest["samples"], manifest["skipped"]) == (96, 0)
 
 
+def test_a_spoiled_archive_publishes_no_wrong_pixel(tree, tmp_path):
+    """Its members can all be read, and only the checksum at the end tells."""
+    archives = archive(tree, tmp_path / "archives")
+    path = archives / "ROIs1970_fall_s2.tar.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    with pytest.raises(DataError, match="may hold wrong ones"):
+        build(archives, tmp_path / "out")
+    assert not any("-fall-" in file.name for file in (tmp_path / "out" / "data").iterdir())
+    path.write_bytes(whole)
+    assert build(archives, tmp_path / "out")["samples"] == 96
+
+
+def test_what_was_mended_is_taken_in(tmp_path):
+    tree = generate_sen12ms(tmp_path / "tree", size=32, scenes=2, patches_per_scene=4)
+    path = next(tree.rglob("*_s2_*.tif"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:900])
+    assert build(tree, tmp_path / "out")["samples"] == 7
+    path.write_bytes(whole)
+    manifest = build(tree, tmp_path / "out")
+    assert (manifest["samples"], manifest["skipped"]) == (8, 0)
+
+
+def test_files_of_tools_and_of_a_killed_build_are_no_hindrance(tree, tmp_path):
+    out = tmp_path / "out"
+    build(tree, out, seasons=["summer"])
+    for name in (".gitattributes", ".DS_Store", ".index.parquet.77.part"):
+        (out / name).touch()
+    assert build(tree, out, seasons=["fall"])["seasons"] == ["summer", "fall"]
+    next((out / "data").glob("*-summer-*")).unlink()
+    with pytest.raises(DataError, match="of an earlier build, missing or changed"):
+        build(tree, out, seasons=["spring"])
+
+
+def test_one_build_at_a_time(tree, tmp_path):
+    import fcntl
+
+    build(tree, tmp_path / "out")
+    with open(tmp_path / "out" / ".build" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another build is at work there"):
+            build(tree, tmp_path / "out")
+    with pytest.raises(DataError, match="workers must be at least 1"):
+        build(tree, tmp_path / "out", workers=-1)
+
+
+def test_findings_of_other_seasons_are_not_listed_and_what_is_there_neither(tree, tmp_path, monkeypatch):
+    ids = [id for id in SEN12MSFolder(tree).ids if "_fall_" in id][:3]
+    monkeypatch.setattr("croplem_hf.data.check.read_findings", lambda path: {id: ["bad"] for id in ids})
+    assert build(tree, tmp_path / "out", seasons=["summer"], findings="f.parquet")["skipped"] == 0
+    assert build(tree, tmp_path / "out", seasons=["fall"], findings="f.parquet")["skipped"] == 3
+    assert not set(ids) & set(ShardFolder(tmp_path / "out").ids)
+
+
+def test_no_worker_outlives_a_parent_that_was_killed(tree, tmp_path):
+    archives = archive(tree, tmp_path / "archives")
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, str(script), str(archives), str(out), "2"])
+    limit = time.monotonic() + 60
+    while process.poll() is None and not list(out.glob("data/*")) and time.monotonic() < limit:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    manifest = build(archives, out)
+    assert (manifest["samples"], manifest["skipped"]) == (96, 0)
+    assert list(verify_shards(out)) == []
+
+
 RUN = """
 import sys
 from croplem_hf.data.build import build_shards

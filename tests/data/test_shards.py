@@ -220,6 +220,30 @@ def test_an_index_that_lies_is_refused(tmp_path):
             ShardFolder(root)[0]
 
 
+@pytest.mark.parametrize(("column", "value"), [
+    ("shard", "../../etc/passwd"), ("shard", None), ("s2_offset", None), ("extra", "[1]"), ("extra", "{no"),
+    ("s2_shape", [1, 13, 2**17, 2**17]), ("s2_bands", [True] * 5), ("s2_shape", [-1, 13, 6, 5]),
+])  # fmt: skip
+def test_a_hostile_index_is_refused(tmp_path, column, value):
+    root = put(tmp_path, [make()])
+    index = pq.read_table(root / "index.parquet")
+    place = index.schema.get_field_index(column)
+    wrong = index.set_column(place, column, pa.array([value], index.schema.field(column).type))
+    pq.write_table(wrong, root / "index.parquet")
+    with pytest.raises(DataError, match="again"):
+        ShardFolder(root)[0]
+
+
+def test_extra_keys_replace_no_pixels(tmp_path):
+    root = put(tmp_path, [make()])
+    index = pq.read_table(root / "index.parquet")
+    place = index.schema.get_field_index("extra")
+    extra = pa.array([json.dumps({"s2": 1, "id": "other", "note": "n"})], pa.string())
+    pq.write_table(index.set_column(place, "extra", extra), root / "index.parquet")
+    sample = ShardFolder(root)[0]
+    assert sample["id"] == "a" and sample["s2"].shape == (1, 13, 6, 5) and sample["note"] == "n"
+
+
 def damage(rng, data, kind):
     data = bytearray(data)
     if kind == "cut":
