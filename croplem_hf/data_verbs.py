@@ -103,7 +103,6 @@ def _print_bands(source, published: tuple | None) -> None:
             print(line + (f"{published[0][k]:17.1f}{published[1][k]:10.1f}" if published else ""))
 
 
-
 def _add_build(data_verb: Callable) -> None:
     text = "Build Parquet shards, a dataset of the Hub as it lies there, from a SEN12MS tree or its archives."
     build = data_verb(

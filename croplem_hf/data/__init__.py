@@ -82,17 +82,25 @@ def open_source(
         if _HUB_NAME.fullmatch(str(path)):
             return _open(_on_hub(str(path)), "ShardFolder", sensors, given)
         raise DataError(f"{path}: no such file or folder; {_ACCEPTED}")
-    for name in _READERS:
-        if getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name).recognises(folder):
-            return _open(folder, name, sensors, given)
-    if folder.is_dir():
-        # It says what it found instead of patches.
-        return _open(folder, "SEN12MSFolder", sensors, given)
+    name = reader_of(folder)
+    if name is not None:
+        return _open(folder, name, sensors, given)
     raise DataError(f"{path}: cannot be read as a source; {_ACCEPTED}")
 
 
+def reader_of(path: Path) -> str | None:
+    """Name of the reader of what lies at a local path; of a folder that none knows `SEN12MSFolder`, which says what it
+    found instead of patches; None for another file."""
+    known = (name for name in _READERS if _reader(name).recognises(path))
+    return next(known, "SEN12MSFolder" if path.is_dir() else None)
+
+
+def _reader(name: str) -> type:
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+
+
 def _open(path: str | Path, name: str, sensors: Sequence[str] | None, given: dict):
-    reader = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    reader = _reader(name)
     takes, level = _READERS[name]
     if level and given.get("s2_level") not in (None, level):
         raise DataError(f"{path}: optics of {name} are level {level}, not {given['s2_level']!r}; leave s2_level out")

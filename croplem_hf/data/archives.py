@@ -4,7 +4,6 @@ The archives of a season (`ROIs1158_spring_s1.tar.gz`, `_s2`, `_lc`) cannot be r
 the patches in an order of its own. What waits for its partners lies on disk, one file for each group of patches.
 """
 
-import contextlib
 import json
 import logging
 import math
@@ -16,9 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import DataError
+from .files import write_aside
 from .geotiff import read_geotiff
 from .sample import Sample
-from .sen12ms import _KINDS, _PATCH_NAME, BAD_PATCHES, SEASON_DATES, _order
+from .sen12ms import BAD_PATCHES, KINDS, PATCH_NAME, SEASON_DATES, patch_order
 from .spill import Joining, SpilledGroup, season_of
 from .tarstream import Member, TarStream
 
@@ -65,15 +65,15 @@ class Archives:
         path: str | os.PathLike,
         *,
         seasons: Sequence[str] | None = None,
-        kinds: Sequence[str] = _KINDS,
+        kinds: Sequence[str] = KINDS,
         skip: Collection[str] = BAD_PATCHES,
     ):
         self.path = Path(path)
-        if not set(kinds) & {"s1", "s2"} or not set(kinds) <= set(_KINDS):
-            raise DataError(f'kinds must be some of {_KINDS}, with "s1" or "s2" among them; found {tuple(kinds)!r}')
+        if not set(kinds) & {"s1", "s2"} or not set(kinds) <= set(KINDS):
+            raise DataError(f'kinds must be some of {KINDS}, with "s1" or "s2" among them; found {tuple(kinds)!r}')
         if seasons is not None and not set(seasons) <= set(SEASON_DATES):
             raise DataError(f"seasons must be some of {tuple(SEASON_DATES)}, found {tuple(seasons)!r}")
-        self.kinds = tuple(kind for kind in _KINDS if kind in kinds)
+        self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         found = _find(self.path)
         self._archives = {key: files for key, files in found.items() if not seasons or key.split("_")[1] in seasons}
         if not self._archives:
@@ -96,7 +96,7 @@ class Archives:
         if bad:
             logger.warning("%s: leaving out %d patches known as damaged: %s", path, len(bad), ", ".join(bad[:_WARNED]))
         self._skip = frozenset(skip)
-        self.ids = sorted(set(self.present).difference(bad), key=_order)
+        self.ids = sorted(set(self.present).difference(bad), key=patch_order)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -199,7 +199,7 @@ class Archives:
         stream = _Reading(path, self.damaged)
         seen = set()
         for member in stream:
-            match = _PATCH_NAME.match(member.name.rpartition("/")[2])
+            match = PATCH_NAME.match(member.name.rpartition("/")[2])
             if match is None or not match[0].isascii() or len(match[0]) > 80 or len(match[4]) > 9:
                 continue
             name, problem = f"{path.name}/{member.name}", member.problem
@@ -348,15 +348,11 @@ def _load(memo: Path, season: str, files: Mapping[str, Path]) -> dict | None:
 
 
 def _save(memo: Path, stock: dict) -> None:
-    aside = memo.with_name(f".{memo.name}.{os.getpid()}.part")
     try:
-        aside.write_text(json.dumps(stock), encoding="utf-8")
-        os.replace(aside, memo)
+        with write_aside(memo) as aside:
+            aside.write_text(json.dumps(stock), encoding="utf-8")
     except OSError as error:
         logger.warning("%s: the inventory cannot be kept (%s), the next start makes it anew", memo, error.strerror)
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 __all__ = ["Archives", "SpilledGroup"]

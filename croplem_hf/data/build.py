@@ -1,4 +1,4 @@
-"""Building shards: which sample goes into which shard, the work in processes, and what lies around the shards.
+"""Building shards: the work in processes, what remembers how far it is, and what lies around the shards.
 
 A build that was stopped, however, goes on where it was: what is in a shard is a function of the arguments and of the
 source, a shard stands under its name only when it is whole, and a record beside it says so. Finished shards are the
@@ -8,20 +8,15 @@ same bytes whatever the number of processes.
 import concurrent.futures
 import contextlib
 import csv
-import dataclasses
 import fcntl
-import functools
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,36 +28,19 @@ from .. import __version__
 from ..errors import DataError
 from .archives import Archives
 from .card import dataset_card
+from .files import GENERATED, write_aside
+from .shard_plan import Shard, choose_splits, patch_scene, patch_season, plan_shards
 from .shards import FORMAT, INDEX_SCHEMA, write_shard
-from .splits import SPLITS, scene_places, scene_splits
+from .splits import SPLITS
+from .workers import worker_pool, worker_source
 
 logger = logging.getLogger(__name__)
 
-SHARD_COUNTS = (1, 2, 4, 8, 24, 48, 96, 192, 384, 768, 1536, 3072)
-"""How many shards a split of a season can have, so that common numbers of processes divide it."""
-
-SHARD_BYTES = 512 * 2**20
-"""What a shard holds at the most, by an estimate."""
-
 SPILL_BYTES = 50 * 2**30
-# Shares of the raw size that real patches pack to, and the raw size of a patch of SEN12MS by sensor.
-_PACKED = {"s1": 0.8 * 2 * 4, "s2": 0.55 * 13 * 2}
-_FEWEST_ROWS = 16
+"""Disk for patches that wait while archives are joined, by default."""
+
 _RECORDS = ".build"
 _SPOILED = re.compile("CRC|[Ii]ncorrect length")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One shard to be: its name below `data/`, its split, and the ids in it."""
-
-    name: str
-    split: str
-    ids: list[str]
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256("\n".join([str(FORMAT), self.name, self.split, *self.ids]).encode()).hexdigest()
 
 
 def build_shards(
@@ -101,7 +79,8 @@ def build_shards(
         raise DataError(f"workers must be at least 1, found {workers}")
     source = _open(src, seasons, sensors)
     left_out = _left_out(findings)
-    ids = [id for id in _of_seasons(source, seasons) if id not in left_out]
+    listed = _of_seasons(source, seasons)
+    ids = [id for id in listed if id not in left_out]
     if limit is not None:
         if limit < 1:
             raise DataError(f"limit must be at least 1, found {limit}")
@@ -111,17 +90,16 @@ def build_shards(
     with _alone(out):
         _prepare(out)
         known = _read_plan(out)
-        splits = _splits(source, known.get("scenes", {}))
+        splits = choose_splits(source, known.get("scenes", {}))
         shards = plan_shards(source, ids, splits)
-        generated = Path(src, "GENERATED.txt").is_file() or bool(getattr(source, "generated", False))
+        scenes = {patch_scene(id): splits[id] for id in ids} if source.kind == "sen12ms" else {}
         about = {"format": FORMAT, "source": source.kind, "unit": source.unit, "sensors": sorted(source.sensors),
-                 "seasonal": bool(getattr(source, "seasonal", False)), "generated": generated}  # fmt: skip
-        listed = set(_of_seasons(source, seasons))
-        skipped = {id: "; ".join(reasons) for id, reasons in left_out.items() if id in listed}
-        plan = _write_plan(out, known, about, shards, {_scene(id): splits[id] for id in ids if _scene(id)}, skipped)
+                 "seasonal": source.seasonal, "generated": Path(src, GENERATED).is_file()}  # fmt: skip
+        skipped = {id: "; ".join(left_out[id]) for id in listed if id in left_out}
+        plan = _write_plan(out, known, about, shards, scenes, skipped)
 
         # What was skipped is tried again: the source may have been mended, or only away.
-        waiting = [shard for shard in shards if not (known := _record(out, shard)) or known["skipped"]]
+        waiting = [shard for shard in shards if not (record := _record(out, shard)) or record["skipped"]]
         bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
                    disable=None if progress else True)  # fmt: skip
         with bar:
@@ -131,25 +109,6 @@ def build_shards(
             shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
             _settle(source, waiting, out, plan)
         return _finish(out, plan)
-
-
-def plan_shards(source, ids: Sequence[str], splits: dict[str, str]) -> list[Shard]:
-    """Shards of the given ids in their order: a number of `SHARD_COUNTS` for each split of each season."""
-    size = _bytes_each(source, ids)
-    parts: dict[tuple[str, str], list[str]] = {}
-    for id in ids:
-        parts.setdefault((_season(id) if source.kind == "sen12ms" else "", splits[id]), []).append(id)
-    shards = []
-    for (season, split), members in parts.items():
-        fitting = [count for count in SHARD_COUNTS if count * _FEWEST_ROWS <= len(members)] or [1]
-        count = next((count for count in SHARD_COUNTS if len(members) * size / count <= SHARD_BYTES), SHARD_COUNTS[-1])
-        count = min(max(count, min(8, fitting[-1])), len(members))
-        count = max(n for n in SHARD_COUNTS if n <= count)
-        label = f"{split}-{season}" if season else split
-        for k, rows in enumerate(np.array_split(np.arange(len(members)), count)):
-            name = f"{label}-{k:05d}-of-{count:05d}.parquet"
-            shards.append(Shard(name, split, [members[row] for row in rows]))
-    return shards
 
 
 def _open(src: str | os.PathLike, seasons: Sequence[str] | None, sensors: Sequence[str] | None):
@@ -169,20 +128,11 @@ def _of_seasons(source, seasons: Sequence[str] | None) -> list[str]:
         return source.ids
     if source.kind != "sen12ms":
         raise DataError(f"seasons are those of SEN12MS; a {source.kind} source has none")
-    found = sorted({_season(id) for id in source.ids})
+    found = sorted({patch_season(id) for id in source.ids})
     missing = [season for season in seasons if season not in found]
     if missing:
         raise DataError(f"no patch of {' or '.join(missing)} there, only of {', '.join(found)}")
-    return [id for id in source.ids if _season(id) in seasons]
-
-
-def _season(id: str) -> str:
-    return id.split("_")[1]
-
-
-def _scene(id: str) -> str | None:
-    scene, mark, _ = id.rpartition("_p")
-    return scene if mark else None
+    return [id for id in source.ids if patch_season(id) in seasons]
 
 
 def _left_out(findings: str | os.PathLike | None) -> dict[str, list[str]]:
@@ -191,28 +141,6 @@ def _left_out(findings: str | os.PathLike | None) -> dict[str, list[str]]:
     from .check import read_findings
 
     return read_findings(findings)
-
-
-def _splits(source, fixed: dict[str, str]) -> dict[str, str]:
-    """Split of each id."""
-    if source.kind == "sen12ms":
-        if isinstance(source, Archives):
-            places = {_scene(id): source.scenes.get(_scene(id)) for id in source.ids}
-        else:
-            places = scene_places(source)
-        scenes = scene_splits(places, fixed)
-        return {id: scenes[_scene(id)] for id in source.ids}
-    given = source.columns().get("split") if hasattr(source, "columns") else None
-    given = [None] * len(source) if given is None else given.tolist()
-    return {id: split if split in SPLITS else "train" for id, split in zip(source.ids, given, strict=True)}
-
-
-def _bytes_each(source, ids: Sequence[str]) -> float:
-    """Estimate of the packed bytes of a sample."""
-    if isinstance(source, Archives) or not hasattr(source, "layout"):
-        return 256 * 256 * sum(_PACKED[sensor] for sensor in source.sensors)
-    shapes = source.layout().shapes.astype(float)
-    return float(((shapes[:, 0] * _PACKED["s1"] + shapes[:, 1] * _PACKED["s2"]) * shapes[:, 2] * shapes[:, 3]).mean())
 
 
 @contextlib.contextmanager
@@ -266,8 +194,7 @@ def _write_plan(
     plan = {"about": about, "groups": {}, "scenes": {}, "skipped": {}} | known
     groups: dict[str, dict[str, str]] = {}
     for shard in shards:
-        season = shard.name.split("-")[1] if shard.name.count("-") == 4 else ""
-        groups.setdefault(season, {})[shard.name] = shard.hash
+        groups.setdefault(shard.season, {})[shard.name] = shard.hash
     for season, members in groups.items():
         if plan["groups"].get(season, members) != members:
             raise DataError(
@@ -292,9 +219,7 @@ def _work(source, shards: list[Shard], out: Path, workers: int | None, spill_byt
             _make(source if group is None else group, shard, out)
             yield shard.name
         return
-    context = multiprocessing.get_context("spawn")
-    start = functools.partial(_start, None if isinstance(source, Archives) else source)
-    with concurrent.futures.ProcessPoolExecutor(workers, context, start) as pool:
+    with worker_pool(workers, None if isinstance(source, Archives) else source) as pool:
         try:
             pending = set()
             for shard, group in groups:
@@ -328,11 +253,11 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
     if source.damaged:
         back = 0
         # A checksum that fails at the end of an archive says that anything before it may be wrong.
-        spoiled = {_season(name) for name, reason in source.damaged.items() if _SPOILED.search(reason)}
+        spoiled = {patch_season(name) for name, reason in source.damaged.items() if _SPOILED.search(reason)}
         for shard in shards:
             record = _record(out, shard)
             if record and (
-                _season(shard.ids[0]) in spoiled
+                shard.season in spoiled
                 or any(damage in reason for _, reason in record["skipped"] for damage in source.damaged.values())
             ):
                 (out / _RECORDS / shard.name).unlink()
@@ -341,9 +266,8 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
         if back:
             raise DataError(
                 f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that, or may hold wrong ones, "
-                "and are left out, not the "
-                "others: fetch the archives again and run the same command; or unpack what can be read, and build "
-                "from that tree into a new folder"
+                "and are left out, not the others: fetch the archives again and run the same command; or unpack what "
+                "can be read, and build from that tree into a new folder"
             )
     plan["skipped"] |= source.refused | {
         id: "not in the smallest archive of its season, by which shards are planned" for id in source.unlisted
@@ -351,17 +275,8 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
     _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
 
 
-def _start(source) -> None:
-    # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # A parent that was killed leaves no worker behind, which would write beside the next build.
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-    global _source
-    _source = source
-
-
 def _make_here(shard: Shard, out: Path, group) -> str:
-    return _make(_source if group is None else group, shard, out)
+    return _make(worker_source() if group is None else group, shard, out)
 
 
 def _make(source, shard: Shard, out: Path) -> str:
@@ -381,10 +296,8 @@ def _make(source, shard: Shard, out: Path) -> str:
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     record = {"plan": shard.hash, "bytes": path.stat().st_size, "sha256": digest, "rows": len(rows), "skipped": skipped}
-    target = out / _RECORDS / shard.name
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    pq.write_table(rows.replace_schema_metadata({"croplem": json.dumps(record)}), aside, compression="zstd")
-    os.replace(aside, target)
+    with write_aside(out / _RECORDS / shard.name) as aside:
+        pq.write_table(rows.replace_schema_metadata({"croplem": json.dumps(record)}), aside, compression="zstd")
     if hasattr(source, "delete"):
         source.delete()
     return shard.name
@@ -428,27 +341,18 @@ def _finish(out: Path, plan: dict) -> dict:
         "splits": {split: counts[split] for split in SPLITS if counts[split]},
         "seasons": [season for season in plan["groups"] if season], "shards": shards,
     }  # fmt: skip
-    aside = out / f".index.parquet.{os.getpid()}.part"
-    pq.write_table(index, aside, compression="zstd", row_group_size=65536)
-    os.replace(aside, out / "index.parquet")
-    rows = [("id", "reason"), *sorted(skipped.items())]
-    _write(out / "skipped.csv", lambda handle: csv.writer(handle).writerows(rows))
+    with write_aside(out / "index.parquet") as aside:
+        pq.write_table(index, aside, compression="zstd", row_group_size=65536)
+    with write_aside(out / "skipped.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("id", "reason"), *sorted(skipped.items())])
     _write_text(out / "manifest.json", json.dumps(manifest, indent=1))
     _write_text(out / "README.md", dataset_card(manifest))
     return manifest
 
 
 def _write_text(path: Path, text: str) -> None:
-    _write(path, lambda handle: handle.write(text))
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
-def _write(path: Path, fill: Callable) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(aside, "w", newline="", encoding="utf-8") as handle:
-        fill(handle)
-    os.replace(aside, path)
-
-
-_source: object = None
-
-__all__ = ["SHARD_BYTES", "SHARD_COUNTS", "Shard", "build_shards", "plan_shards"]
+__all__ = ["SPILL_BYTES", "build_shards"]

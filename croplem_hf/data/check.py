@@ -8,11 +8,8 @@ and `share`, of the pixels, where there is one. Readers leave out the items with
 import collections
 import concurrent.futures
 import datetime
-import functools
 import json
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,10 +21,12 @@ from tqdm.auto import tqdm
 from .. import __version__, data
 from ..errors import DataError
 from .codec import checksum
+from .files import entry_kind, write_aside
 from .geotiff import read_geotiff
 from .pixel_checks import Look, look_at_raster, look_at_sample, words
-from .sen12ms import _KINDS, _PATCH_NAME, BAD_PATCHES, SEASON_DATES, _check_same_grid, _order, _what, read_patch
+from .sen12ms import BAD_PATCHES, KINDS, PATCH_NAME, SEASON_DATES, check_same_grid, patch_order, read_patch
 from .shards import ShardFolder, verify_shards
+from .workers import worker_pool, worker_source
 
 _TEXTS = ("id", "file", "kind", "severity", "detail")
 SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("share", pa.float64())])
@@ -70,8 +69,8 @@ def check_source(
     if _is_tree(src):
         source, check = str(src), _check_patch
         tree, rows = _scan(Path(src), seasons)
-        ids = sorted(tree, key=_order)
-        tasks = [(id, {kind: tree[id][kind] for kind in _KINDS if kind in tree[id]}) for id in ids]
+        ids = sorted(tree, key=patch_order)
+        tasks = [(id, {kind: tree[id][kind] for kind in KINDS if kind in tree[id]}) for id in ids]
         rows += _missing_partners(tasks)
     else:
         source, check = data.open_source(src), _check_sample
@@ -134,13 +133,8 @@ def summarise_findings(table: pa.Table) -> str:
 def write_findings(table: pa.Table, path: str | os.PathLike) -> Path:
     """Write the table of `check_source` as Parquet: aside first, then renamed, so no half file ever shows."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with write_aside(path) as aside:
         pq.write_table(table, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 
@@ -170,10 +164,7 @@ def read_findings(path: str | os.PathLike) -> dict[str, list[str]]:
 def _is_tree(src: str | os.PathLike) -> bool:
     """Whether `open_source` would take it for SEN12MS, which it does with any folder that it does not know."""
     path = Path(src)
-    if "://" in str(src) or not path.is_dir():
-        return False
-    known = (name for name in data._READERS if getattr(data, name).recognises(path))
-    return next(known, "SEN12MSFolder") == "SEN12MSFolder"
+    return "://" not in str(src) and path.is_dir() and data.reader_of(path) == "SEN12MSFolder"
 
 
 def _scan(root: Path, seasons: Sequence[str] | None) -> tuple[dict[str, Files], list[Row]]:
@@ -196,7 +187,7 @@ def _scan(root: Path, seasons: Sequence[str] | None) -> tuple[dict[str, Files], 
         visited.add((status.st_dev, status.st_ino))
         folders = []
         for entry in entries:
-            match, what, file = _PATCH_NAME.match(entry.name), _what(entry), os.path.join(below, entry.name)
+            match, what, file = PATCH_NAME.match(entry.name), entry_kind(entry), os.path.join(below, entry.name)
             if match is None:
                 folders += [file] if what == "folder" else []
                 continue
@@ -233,7 +224,7 @@ def _missing_partners(tasks: list[tuple[str, Files]]) -> list[Row]:
         kinds.setdefault(id.split("_")[1], set()).update(files)
     rows = []
     for id, files in tasks:
-        missing = [kind for kind in _KINDS if kind in kinds[id.split("_")[1]] and kind not in files]
+        missing = [kind for kind in KINDS if kind in kinds[id.split("_")[1]] and kind not in files]
         if not files.keys() & {"s1", "s2"}:
             missing = ["s1", "s2"]
         if missing and files:
@@ -312,7 +303,7 @@ def _check_patch(root: str, task: tuple[str, Files]) -> Result:
 def _differing(one: tuple, grids: list[tuple]) -> Iterator[tuple[str, str]]:
     for file, grid in grids:
         try:
-            _check_same_grid(Path(one[0]), one[1], Path(file), grid)
+            check_same_grid(Path(one[0]), one[1], Path(file), grid)
         except DataError as error:
             yield file, " ".join(str(error).split())
 
@@ -333,8 +324,7 @@ def _run(check: Callable, source, tasks: list, workers: int) -> Iterator[tuple[i
     if workers <= 1:
         yield from ((len(chunk), _check_chunk(check, source, chunk)) for chunk in chunks)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, functools.partial(_start, source)) as pool:
+    with worker_pool(workers, source) as pool:
         try:
             pending = collections.deque()
             for chunk in chunks:
@@ -368,15 +358,8 @@ def _name(source, pending: collections.deque) -> str:
     return task[0] if isinstance(task, tuple) else source.ids[task]
 
 
-def _start(source) -> None:
-    # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    global _source
-    _source = source
-
-
 def _check_here(check: Callable, chunk: list) -> Result:
-    return _check_chunk(check, _source, chunk)
+    return _check_chunk(check, worker_source(), chunk)
 
 
 def _check_chunk(check: Callable, source, chunk: list) -> Result:

@@ -1,7 +1,7 @@
 """How rasters are packed in shards: Blosc with LZ4HC, which its own header describes, and a checksum beside it.
 
 Chosen on real patches (`benchmarks/read_speed.py`): byte-shuffled, S2 packs to 0.54 of its size, and is unpacked nearly
-twice as fast as by LZ4 with bits shuffled (0.58) and three times as fast as by Zstandard (0.49). Level 9 would save
+twice as fast as by LZ4 with bits shuffled (0.58) and more than twice as fast as by Zstandard (0.49). Level 9 would save
 another 3 % and take five times as long to pack.
 """
 

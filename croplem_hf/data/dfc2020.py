@@ -16,20 +16,14 @@ import numpy as np
 
 from ..errors import DataError
 from ..sensors import SENSORS
+from .files import entry_kind
 from .geotiff import RasterInfo, read_geotiff
-from .plan import Layout
+from .landcover import SIMPLIFIED, SIMPLIFIED_LABELS, simplified_labels
+from .plan import Layout, first_size
 from .sample import Sample, make_sample
-from .sen12ms import SEASON_DATES, _check_same_grid, _read_s1, _read_s2
+from .sen12ms import SEASON_DATES, check_same_grid, read_s1, read_s2
 
 logger = logging.getLogger(__name__)
-
-CLASSES = ("forest", "shrubland", "savanna", "grassland", "wetland", "cropland", "urban", "snow", "barren", "water")
-"""Names of the codes 1..10; 0 is unlabelled."""
-
-LABELS = ("land_cover", "land_cover_fraction", "cropland_fraction", "cropland")
-"""What `truth_labels` tells of a patch."""
-
-CROPLAND = CLASSES.index("cropland") + 1
 
 DATE = SEASON_DATES["summer"]
 """Stand-in for the date of the contest's own parts, which do not tell a season; they have `date_known` False."""
@@ -47,7 +41,8 @@ class DFC2020Folder:
     """The patches of DFC2020 as samples of one date, with the land cover at 10 m in `lc`.
 
     `lc` holds one scheme of land cover in all samples of a source, which `lc_scheme` names: "dfc2020", uint8 (1, H, W)
-    of codes 1..10 (`CLASSES`) and 0 unlabelled, or, with `labels="lc"`, "igbp" as in SEN12MS, uint8 or uint16 (1 or 4,
+    of codes 1..10 (`landcover.SIMPLIFIED`) and 0
+    unlabelled, or, with `labels="lc"`, "igbp" as in SEN12MS, uint8 or uint16 (1 or 4,
     H, W), from MODIS at 500 m. From the truth at 10 m come, over its labelled pixels, `land_cover` (the code of most of
     them), `land_cover_fraction` (its share), `cropland_fraction`, and `cropland` (1 where that is above 0.5, else 0); a
     patch without labels has None of these.
@@ -140,14 +135,14 @@ class DFC2020Folder:
             names = (*SEASON_DATES, *_SEASONS, *_SPLITS)
             raise DataError(f"{next(iter(paths.values()))}: unknown part {part!r}, expected one of {names}")
         date = SEASON_DATES.get(season, DATE)
-        fields, shapes = dict.fromkeys(LABELS), {}
+        fields, shapes = dict.fromkeys(SIMPLIFIED_LABELS), {}
         if "s1" in paths:
-            values, info, note = _read_s1(paths["s1"], None, self.s1_units)
+            values, info, note = read_s1(paths["s1"], None, self.s1_units)
             fields |= {"s1_correction": note} if note else {}
             fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
             shapes["s1"] = values.shape[-2:], info
         if "s2" in paths:
-            values, valid, info, note = _read_s2(paths["s2"], None, self.s2_units, self.s2_offset)
+            values, valid, info, note = read_s2(paths["s2"], None, self.s2_units, self.s2_offset)
             fields |= {"s2_correction": note} if note else {}
             fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
             shapes["s2"] = values.shape[-2:], info
@@ -162,7 +157,7 @@ class DFC2020Folder:
             shapes["dfc"] = truth.shape[-2:], info
         first, *others = shapes
         for other in others:
-            _check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
+            check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
         info = shapes[first][1]
         return make_sample(
             id,
@@ -191,17 +186,11 @@ class DFC2020Folder:
         Raises:
             DataError: none of the first patches can be read.
         """
-        shapes, first = np.zeros((len(self), 4), np.int32), None
-        shapes[:, 0] = ["s1" in files and "s1" in self.sensors for files in self._paths]
-        shapes[:, 1] = ["s2" in files and "s2" in self.sensors for files in self._paths]
-        for i in range(min(len(self), 20)):
-            try:
-                sample = self[i]
-                shapes[:, 2:] = sample["s1" if sample["s1"] is not None else "s2"].shape[2:]
-                return Layout(shapes)
-            except DataError as error:
-                first = first or error
-        raise DataError(f"the first patches of {self.root} cannot be read; the very first: {first}")
+        shapes = np.zeros((len(self), 4), np.int32)
+        for k, sensor in enumerate(SENSORS):
+            shapes[:, k] = [sensor in files and sensor in self.sensors for files in self._paths]
+        shapes[:, 2:] = first_size(self)
+        return Layout(shapes)
 
     def columns(self) -> dict[str, np.ndarray]:
         """`scene`, `season` and `split`, object arrays (N,); None where not known."""
@@ -213,24 +202,8 @@ class DFC2020Folder:
 
 
 def truth_labels(truth: np.ndarray) -> dict[str, float | int | None]:
-    """Labels of a patch from its raster (1, H, W) of codes 0..10; each None where every pixel is unlabelled.
-
-    Returns:
-        `land_cover`, int 1..10; `land_cover_fraction`, `cropland_fraction`, 0..1 of the labelled pixels; `cropland`, 1
-        or 0.
-    """
-    counts = np.bincount(truth.ravel(), minlength=len(CLASSES) + 1)[1:]
-    total = int(counts.sum())
-    if total == 0:
-        return dict.fromkeys(LABELS)
-    cropland = float(counts[CROPLAND - 1] / total)
-    most = int(counts.argmax())
-    return {
-        "land_cover": most + 1,
-        "land_cover_fraction": float(counts[most] / total),
-        "cropland_fraction": cropland,
-        "cropland": int(cropland > 0.5),
-    }
+    """`simplified_labels` of a raster (1, H, W) of codes 0..10, over its labelled pixels."""
+    return simplified_labels(np.bincount(truth.ravel(), minlength=len(SIMPLIFIED) + 1))
 
 
 def _walk(root: Path, most: int | None = None):
@@ -249,11 +222,11 @@ def _walk(root: Path, most: int | None = None):
                 looked += 1
                 if most is not None and looked > most:
                     return
+                what = entry_kind(entry)
                 if match := _NAME.match(entry.name):
-                    if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+                    if what == "file":
                         yield Path(entry.path), match
-                # A link that leads to itself is an error of `entry.is_dir`.
-                elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                elif what == "folder":
                     below.append(entry.path)
         stack += sorted(below, reverse=True)
 
@@ -266,9 +239,9 @@ def _order(id: str) -> tuple[str, int, str]:
 def _read_truth(path: Path) -> tuple[np.ndarray, RasterInfo]:
     values, info = read_geotiff(path, count=1)
     whole = values.dtype.kind in "iu" or np.array_equal(values, np.rint(values))
-    if not whole or values.min() < 0 or values.max() > len(CLASSES):
+    if not whole or values.min() < 0 or values.max() > len(SIMPLIFIED):
         raise DataError(
-            f"{path}: labels at 10 m must be whole numbers 0..{len(CLASSES)}, found {values.min()} to {values.max()}"
+            f"{path}: labels at 10 m must be whole numbers 0..{len(SIMPLIFIED)}, found {values.min()} to {values.max()}"
         )
     return values.astype(np.uint8), info
 
@@ -282,4 +255,4 @@ def _read_coarse(path: Path) -> tuple[np.ndarray, RasterInfo]:
     return values, info
 
 
-__all__ = ["CLASSES", "CROPLAND", "DATE", "DFC2020Folder", "LABELS", "truth_labels"]
+__all__ = ["DATE", "DFC2020Folder", "truth_labels"]

@@ -1,5 +1,6 @@
 """Fetching the archives of SEN12MS: what was cut off goes on where it stopped, and every file is held to its MD5."""
 
+import errno
 import hashlib
 import http.client
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import DataError
-from .sen12ms import SEASON_DATES
+from .sen12ms import KINDS, SEASON_DATES
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ rsync://m1474000@dataserv.ub.tum.de/m1474000, password m1474000."""
 URL_VARIABLE = "CROPLEM_SEN12MS_URL"
 """Environment variable of another address, such as that of a mirror."""
 
-KINDS = ("s1", "s2", "lc")
 _SEASONS = {"spring": "ROIs1158", "summer": "ROIs1868", "fall": "ROIs1970", "winter": "ROIs2017"}
 _MD5 = {
     "spring": (
@@ -130,7 +130,7 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
     part = path.with_name(f"{path.name}.part")
     again = False
     attempt = 0  # in a row, without a byte gained
-    while attempt < _TRIES:
+    while True:
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         before = part.stat().st_size if part.exists() else 0
@@ -139,7 +139,7 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
         except _HTTPError as error:
             raise DataError(f"{path.name}: {error}") from error
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == 28:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise DataError(f"{part}: the disk is full; make room, and run the same command again") from error
             after = part.stat().st_size if part.exists() else 0
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
@@ -161,7 +161,6 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
             raise DataError(f"{path.name}: fetched twice with MD5 {found}, expected {md5}; is {url} the right address?")
         again, attempt = True, 1
         logger.warning("%s: MD5 %s instead of %s; fetched once more from its start", path.name, found, md5)
-    raise DataError(f"{path.name}: gave up after {_TRIES} tries; run the same command again")
 
 
 def _get(url: str, path: Path, part: Path, progress: bool) -> None:

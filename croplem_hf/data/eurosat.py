@@ -17,8 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..errors import DataError
 from ..sensors import S2_BANDS, harmonise_s2
+from .files import entry_kind
 from .geotiff import GDAL_OPTIONS, read_geotiff, reason
-from .plan import Layout
+from .plan import Layout, first_size
 from .sample import Sample, make_sample
 
 logger = logging.getLogger(__name__)
@@ -185,14 +186,9 @@ class EuroSATFolder:
         Raises:
             DataError: none of the first patches can be read.
         """
-        shapes, first = np.zeros((len(self), 4), np.int32), None
-        for i in range(min(len(self), 20)):
-            try:
-                shapes[:] = (0, 1, *self[i]["s2"].shape[2:])
-                return Layout(shapes)
-            except DataError as error:
-                first = first or error
-        raise DataError(f"the first patches of {self.root} cannot be read; the very first: {first}")
+        shapes = np.zeros((len(self), 4), np.int32)
+        shapes[:] = (0, 1, *first_size(self))
+        return Layout(shapes)
 
     def columns(self) -> dict[str, np.ndarray]:
         """`land_use`, `cropland`, and `split` by the headers of the files, object arrays (N,)."""
@@ -276,17 +272,12 @@ def _class_folders(path: Path) -> list[Path]:
     """The class folders in `path`, or in the one folder inside it, and so on; those that hold a file of their name."""
     for _ in range(_DEPTH):
         with os.scandir(path) as entries:
-            inside = [Path(e.path) for e in entries if not e.name.startswith((".", "_")) and _is_folder(e)]
+            inside = [Path(e.path) for e in entries if not e.name.startswith((".", "_")) and entry_kind(e) == "folder"]
         found = [folder for folder in inside if folder.name in CLASSES and _holds_patch(folder)]
         if found or len(inside) != 1:
             return sorted(found)
         path = inside[0]
     return []
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    # A link that leads to itself is an error of `entry.is_dir`.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _holds_patch(folder: Path) -> bool:

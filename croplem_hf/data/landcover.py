@@ -55,18 +55,35 @@ def patch_labels(lc: np.ndarray) -> dict[str, int | float | None]:
     if total == 0:
         return dict.fromkeys(LABELS)
     coarse = np.bincount(_TO_SIMPLIFIED, weights=counts)
-    crop = int(counts[list(CROPLAND)].sum())
+    labels = {"igbp": int(counts.argmax()), "igbp_fraction": int(counts.max()) / total}
+    return labels | simplified_labels(coarse)
+
+
+def simplified_labels(counts: np.ndarray) -> dict[str, int | float | None]:
+    """`land_cover`, `land_cover_fraction`, `cropland_fraction` and `cropland` as in `patch_labels`.
+
+    Args:
+        counts: (11,), pixels of each code of the simplified scheme; those of code 0, unknown, count for nothing.
+    """
+    counts = counts[1:]
+    total = int(counts.sum())
+    if total == 0:
+        return dict.fromkeys(SIMPLIFIED_LABELS)
+    crop = int(counts[_TO_SIMPLIFIED[CROPLAND[0]] - 1])
     return {
-        "igbp": int(counts.argmax()),
-        "igbp_fraction": int(counts.max()) / total,
-        "land_cover": int(coarse.argmax()),
-        "land_cover_fraction": int(coarse.max()) / total,
+        "land_cover": int(counts.argmax()) + 1,
+        "land_cover_fraction": int(counts.max()) / total,
         "cropland_fraction": crop / total,
         "cropland": int(2 * crop > total),
     }
 
 
-LABELS = ("igbp", "igbp_fraction", "land_cover", "land_cover_fraction", "cropland_fraction", "cropland")
+SIMPLIFIED_LABELS = ("land_cover", "land_cover_fraction", "cropland_fraction", "cropland")
+"""Keys of `simplified_labels`."""
+
+LABELS = ("igbp", "igbp_fraction", *SIMPLIFIED_LABELS)
 """Keys of `patch_labels`."""
 
-__all__ = ["CROPLAND", "IGBP", "LABELS", "SIMPLIFIED", "patch_labels", "simplified"]
+__all__ = [
+    "CROPLAND", "IGBP", "LABELS", "SIMPLIFIED", "SIMPLIFIED_LABELS", "patch_labels", "simplified", "simplified_labels",
+]  # fmt: skip

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Streams of random numbers that must not meet; SeedSequence takes trailing zeros for nothing, so none is 0.
 _ORDER, _PART, _REPLACEMENT = 1, 2, 3
+# Items that are tried for the size of all: a few files may be damaged.
+_SIZE_TRIES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,21 @@ def sample_shape(sample: Mapping) -> tuple[int, int, int, int]:
     dates = [0 if sample[s] is None else len(sample[s]) for s in SENSORS]
     image = sample["s1"] if sample["s1"] is not None else sample["s2"]
     return (*dates, *image.shape[2:])
+
+
+def first_size(source) -> tuple[int, int]:
+    """Height and width of the first sample that can be read, for sources whose items are alike.
+
+    Raises:
+        DataError: none of the first ones can be read.
+    """
+    reasons = []
+    for i in range(min(len(source), _SIZE_TRIES)):
+        try:
+            return sample_shape(source[i])[2:]
+        except DataError as error:
+            reasons.append(error)
+    raise DataError(f"the first {len(reasons)} patches cannot be read; the very first: {reasons[0]}")
 
 
 class BatchPlan:
@@ -276,4 +293,4 @@ class BatchPlan:
         return rng.permutation(len(found))[group] // width, math.ceil(len(found) / width)
 
 
-__all__ = ["BatchPlan", "Layout", "read_layout", "sample_shape", "select_items"]
+__all__ = ["BatchPlan", "Layout", "first_size", "read_layout", "sample_shape", "select_items"]

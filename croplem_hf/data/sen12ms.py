@@ -15,9 +15,10 @@ import numpy as np
 
 from ..errors import DataError
 from ..sensors import SENSORS, harmonise_s1, harmonise_s2
+from .files import entry_kind
 from .geotiff import RasterInfo, read_geotiff
 from .landcover import patch_labels
-from .plan import Layout, sample_shape
+from .plan import Layout, first_size
 from .sample import Sample, make_sample
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,15 @@ HELD_OUT_SCENES = frozenset(
 BAD_PATCHES = frozenset({"ROIs1868_summer_146_p202"})
 """Documented as damaged: NaN in its radar."""
 
-_PATCH_NAME = re.compile(r"^(ROIs\d+_[a-z]+)_(s1|s2|lc)_(\w+)_p(\d+)\.tif$")
-_PATCH_ID = re.compile(r"^((ROIs\d+_([a-z]+))_(\w+))_p(\d+)$")
-_KINDS = ("s1", "s2", "lc")
-# Patches that are tried for the size of all of them: a few files may be damaged.
-_SIZE_TRIES = 20
+KINDS = ("s1", "s2", "lc")
+"""What a patch may have a file of, in this order everywhere."""
+
+PATCH_NAME = re.compile(r"^(ROIs\d+_[a-z]+)_(s1|s2|lc)_(\w+)_p(\d+)\.tif$")
+"""Name of a file -> season, kind, scene, patch."""
+
+PATCH_ID = re.compile(r"^((ROIs\d+_([a-z]+))_(\w+))_p(\d+)$")
+"""Id -> the sample's `scene`, season with and without its number, scene, patch."""
+
 _LAYOUT = "expected files such as ROIs1158_spring/s1_1/ROIs1158_spring_s1_1_p30.tif (s1, s2 or lc)"
 
 
@@ -97,16 +102,16 @@ class SEN12MSFolder:
         self._folders, found = _scan(self.root)
         if not found:
             raise DataError(f"{self.root}: no SEN12MS patch in this folder; {_LAYOUT}")
-        wanted = [_KINDS.index(sensor) for sensor in self.sensors]
+        wanted = [KINDS.index(sensor) for sensor in self.sensors]
         ids = [id for id, row in found.items() if any(row[kind] >= 0 for kind in wanted)]
         if not ids:
-            kinds = [kind for k, kind in enumerate(_KINDS) if any(row[k] >= 0 for row in found.values())]
+            kinds = [kind for k, kind in enumerate(KINDS) if any(row[k] >= 0 for row in found.values())]
             raise DataError(f"{self.root}: no patch of {' or '.join(self.sensors)} in this folder, only {kinds}")
         bad = sorted(set(skip).intersection(ids))
         if bad:
             logger.warning("%s: leaving out %d patches known as damaged: %s", self.root, len(bad), ", ".join(bad[:5]))
-        self.ids = sorted(set(ids).difference(bad), key=_order)
-        self._rows = np.array([found[id] for id in self.ids], np.int32).reshape(-1, len(_KINDS))
+        self.ids = sorted(set(ids).difference(bad), key=patch_order)
+        self._rows = np.array([found[id] for id in self.ids], np.int32).reshape(-1, len(KINDS))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,30 +138,25 @@ class SEN12MSFolder:
         Raises:
             DataError: none of the first patches can be read.
         """
-        shapes, reasons = np.zeros((len(self), 4), np.int32), []
+        shapes = np.zeros((len(self), 4), np.int32)
         for k, sensor in enumerate(SENSORS):
             if sensor in self.sensors:
-                shapes[:, k] = self._rows[:, _KINDS.index(sensor)] >= 0
-        for i in range(min(len(self), _SIZE_TRIES)):
-            try:
-                shapes[:, 2:] = sample_shape(self[i])[2:]
-                return Layout(shapes)
-            except DataError as error:
-                reasons.append(error)
-        raise DataError(f"the first {len(reasons)} patches cannot be read; the very first: {reasons[0]}")
+                shapes[:, k] = self._rows[:, KINDS.index(sensor)] >= 0
+        shapes[:, 2:] = first_size(self)
+        return Layout(shapes)
 
     def columns(self) -> dict[str, np.ndarray]:
         """What items can be chosen by without reading them: `scene`, `season` and `patch`, objects (N,)."""
-        found = [_PATCH_ID.match(id).groups() for id in self.ids]
+        found = [PATCH_ID.match(id).groups() for id in self.ids]
         values = [(scene, season, int(patch)) for scene, _, season, _, patch in found]
         return dict(zip(("scene", "season", "patch"), np.array(values, object).reshape(-1, 3).T, strict=True))
 
     def paths(self, i: int) -> dict[str, Path]:
         """The files that make up sample `i`, by "s1", "s2" and "lc"."""
-        _, folder, _, number, patch = _PATCH_ID.match(self.ids[i]).groups()
+        _, folder, _, number, patch = PATCH_ID.match(self.ids[i]).groups()
         return {
             kind: Path(self._folders[f], f"{folder}_{kind}_{number}_p{patch}.tif")
-            for kind, f in zip(_KINDS, self._rows[i].tolist(), strict=True)
+            for kind, f in zip(KINDS, self._rows[i].tolist(), strict=True)
             if f >= 0 and (self.labels if kind == "lc" else kind in self.sensors)
         }
 
@@ -182,7 +182,7 @@ def read_patch(
         DataError: naming the file: cut short, wrong bands, nothing valid in it, another grid than its partners, or an
             unknown season. A damaged sensor is never passed over for the other one.
     """
-    scene, _, season, _, patch = _PATCH_ID.match(id).groups()
+    scene, _, season, _, patch = PATCH_ID.match(id).groups()
     date = SEASON_DATES.get(season)
     if date is None:
         raise DataError(
@@ -191,10 +191,10 @@ def read_patch(
     fields, grids, notes = {}, {}, {}
     files = {kind: (path, contents[kind] if contents else None) for kind, path in paths.items()}
     if "s1" in files:
-        values, grids["s1"], notes["s1_correction"] = _read_s1(*files["s1"], s1_units)
+        values, grids["s1"], notes["s1_correction"] = read_s1(*files["s1"], s1_units)
         fields |= {"s1": values, "s1_dates": [date], "s1_kind": "sigma0"}
     if "s2" in files:
-        values, valid, grids["s2"], notes["s2_correction"] = _read_s2(*files["s2"], s2_units, s2_offset)
+        values, valid, grids["s2"], notes["s2_correction"] = read_s2(*files["s2"], s2_units, s2_offset)
         fields |= {"s2": values, "s2_valid": valid, "s2_dates": [date], "s2_level": "L1C"}
     if "lc" in files:
         fields["lc"], grids["lc"] = _read_lc(*files["lc"])
@@ -202,7 +202,7 @@ def read_patch(
     shapes = {kind: (fields[kind].shape[-2:], info) for kind, info in grids.items()}
     first, *others = shapes
     for other in others:
-        _check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
+        check_same_grid(paths[first], shapes[first], paths[other], shapes[other])
     info = grids[first]
     return make_sample(
         id,
@@ -225,21 +225,13 @@ def _holds_patch(folder: Path, depth: int) -> bool:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if _PATCH_NAME.match(entry.name):
+                if PATCH_NAME.match(entry.name):
                     return True
-                if depth and _what(entry) == "folder":
+                if depth and entry_kind(entry) == "folder":
                     inner.append(Path(entry.path))
     except OSError:  # a folder that may not be read; it is named where patches are listed
         return False
     return any(_holds_patch(path, depth - 1) for path in inner)
-
-
-def _what(entry: os.DirEntry) -> str | None:
-    """ "folder" or "file"; None for anything else, such as a link that leads nowhere or to itself."""
-    try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
-    except OSError:
-        return None
 
 
 def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
@@ -262,7 +254,7 @@ def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
         seen.add((status.st_dev, status.st_ino))
         number = len(folders)
         for entry in entries:
-            match, what = _PATCH_NAME.match(entry.name), _what(entry)
+            match, what = PATCH_NAME.match(entry.name), entry_kind(entry)
             if match is None:
                 if what == "folder":
                     stack.append(entry.path)
@@ -274,7 +266,7 @@ def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
                 continue
             season, kind, scene, patch = match.groups()
             row = found.setdefault(f"{season}_{scene}_p{patch}", [-1, -1, -1])
-            k = _KINDS.index(kind)
+            k = KINDS.index(kind)
             if row[k] >= 0:
                 twin = Path(folders[row[k]], entry.name)
                 raise DataError(f"the same patch twice: {twin} and {entry.path}; remove one, or open one tree")
@@ -284,13 +276,14 @@ def _scan(root: Path) -> tuple[list[str], dict[str, list[int]]]:
     return folders, found
 
 
-def _order(id: str) -> tuple:
+def patch_order(id: str) -> tuple:
     """Sort key: season, scene and patch, numbers by value."""
-    _, season, _, scene, patch = _PATCH_ID.match(id).groups()
+    _, season, _, scene, patch = PATCH_ID.match(id).groups()
     return season, (0, int(scene), "") if scene.isdecimal() else (1, 0, scene), int(patch), patch
 
 
-def _read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, RasterInfo, str | None]:
+def read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, RasterInfo, str | None]:
+    """Radar of a file or its content: float32 (1, 2, H, W) in dB, NaN where missing; its place; what was corrected."""
     values, info = read_geotiff(path, count=2, data=data)
     values = values.astype(np.float32, copy=False)
     # A single band of exactly 0 dB is a clipped measurement; both at 0 are the fill of the products.
@@ -304,9 +297,10 @@ def _read_s1(path: Path, data: bytes | None, units: str) -> tuple[np.ndarray, Ra
     return values[None], info, note
 
 
-def _read_s2(
+def read_s2(
     path: Path, data: bytes | None, units: str, offset: int | str
 ) -> tuple[np.ndarray, np.ndarray, RasterInfo, str | None]:
+    """Optics of a file or its content: (1, 13, H, W); bool (1, H, W), valid; its place; what was corrected."""
     values, info = read_geotiff(path, count=13, data=data)
     valid = values.any(axis=0)
     if info.nodata is not None:
@@ -329,7 +323,8 @@ def _read_lc(path: Path, data: bytes | None) -> tuple[np.ndarray, RasterInfo]:
     return values, info
 
 
-def _check_same_grid(path_a: Path, a: tuple, path_b: Path, b: tuple) -> None:
+def check_same_grid(path_a: Path, a: tuple, path_b: Path, b: tuple) -> None:
+    """`DataError` unless two rasters, each (size, `RasterInfo`), cover the same ground to a hundredth of a pixel."""
     (size_a, info_a), (size_b, info_b) = a, b
     same = size_a == size_b and info_a.crs == info_b.crs
     if same:
@@ -344,4 +339,7 @@ def _check_same_grid(path_a: Path, a: tuple, path_b: Path, b: tuple) -> None:
         )
 
 
-__all__ = ["BAD_PATCHES", "HELD_OUT_SCENES", "SEASON_DATES", "SEN12MSFolder", "read_patch"]
+__all__ = [
+    "BAD_PATCHES", "HELD_OUT_SCENES", "KINDS", "PATCH_ID", "PATCH_NAME", "SEASON_DATES", "SEN12MSFolder",
+    "check_same_grid", "patch_order", "read_patch", "read_s1", "read_s2",
+]  # fmt: skip

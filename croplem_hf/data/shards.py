@@ -17,12 +17,9 @@ import logging
 import mmap
 import os
 import re
-import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import fsspec
-import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -31,8 +28,10 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 from ..sensors import SENSORS
 from .codec import checksum, decode, encode
+from .files import write_aside
 from .landcover import LABELS
 from .plan import Layout
+from .ranged import RangedFiles, file_system
 from .sample import METADATA, Sample
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ RASTERS = ("s1", "s1_valid", "s2", "s2_valid", "lc")
 FORMAT = 1
 """Version of the layout, in the manifest."""
 
-_TEXTS = ("season", "scene", "crs", "region", "crop_type", "s1_correction", "s2_correction", "land_use", "split_source")
+_TEXTS = ("season", "scene", "crs", "region", "crop_type", "s1_correction", "s2_correction", "land_use")
 _SCALARS = {
     "id": pa.string(), "gsd": pa.float64(), "patch": pa.int32(), "lon": pa.float64(), "lat": pa.float64(),
     "field_id": pa.string(), "cropland": pa.int32(), "s1_kind": pa.string(), "s1_orbit": pa.string(),
@@ -120,8 +119,6 @@ def write_shard(path: str | os.PathLike, samples: Iterable[Sample], split: str =
         DataError: a sample cannot be stored.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {
         "compression": {name: "NONE" if name in RASTERS else "ZSTD" for name in _leaves()},
         "use_dictionary": [name for name in _leaves() if name not in RASTERS],
@@ -129,7 +126,7 @@ def write_shard(path: str | os.PathLike, samples: Iterable[Sample], split: str =
         "store_schema": False,
     }
     rows, group = [], []
-    try:
+    with write_aside(path) as aside:
         with pq.ParquetWriter(aside, SCHEMA, **options) as writer:
             for sample in samples:
                 group.append(sample_row(sample))
@@ -139,9 +136,6 @@ def write_shard(path: str | os.PathLike, samples: Iterable[Sample], split: str =
             if group:
                 rows += _write_group(writer, group, len(rows) // ROW_GROUP)
         _find_rasters(aside, rows)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return pa.Table.from_pylist([row | {"shard": path.name, "split": split} for row in rows], INDEX_SCHEMA)
 
 
@@ -151,18 +145,14 @@ def _leaves() -> list[str]:
 
 
 def _write_group(writer: pq.ParquetWriter, group: list[dict], number: int) -> list[dict]:
+    """Write rows as row group `number` -> their rows of the index, but for the offsets."""
     writer.write_table(pa.Table.from_pylist(group, SCHEMA), row_group_size=ROW_GROUP)
-    return _index_rows(group, number)
-
-
-def _index_rows(group: list[dict], number: int) -> list[dict]:
-    out = []
-    for k, row in enumerate(group):
-        about = {key: value for key, value in row.items() if key not in RASTERS}
-        about |= {"row_group": number, "row": k}
-        about |= {f"{name}_bytes": None if row[name] is None else len(row[name]) for name in RASTERS}
-        out.append(about)
-    return out
+    return [
+        {name: value for name, value in row.items() if name not in RASTERS}
+        | {"row_group": number, "row": k}
+        | {f"{name}_bytes": None if row[name] is None else len(row[name]) for name in RASTERS}
+        for k, row in enumerate(group)
+    ]
 
 
 def _find_rasters(path: Path, rows: list[dict]) -> None:
@@ -225,9 +215,9 @@ class ShardFolder:
         if not sensors or not set(sensors) <= set(SENSORS):
             raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
         self.root, self.sensors, self.labels = str(root).rstrip("/"), sensors, labels
-        self._fs, self._path = _file_system(self.root)
+        self._fs, self._path = file_system(self.root)
         self.manifest = self._manifest()
-        self.unit, self.seasonal = self.manifest["unit"], self.manifest["seasonal"]
+        self.unit, self.seasonal, self.generated = (self.manifest[key] for key in ("unit", "seasonal", "generated"))
         table = self._index()
         if split is not None:
             found = sorted(set(table["split"].to_pylist()))
@@ -245,7 +235,7 @@ class ShardFolder:
         self.ids: list[str] = ids[keep].tolist()
         self._table = table.filter(pa.array(keep)).combine_chunks()
         self._arrays: dict[str, pa.Array] | None = None
-        self._files = _Files(self._fs, self._path)
+        self._files = RangedFiles(self._fs, f"{self._path}/data")
 
     @staticmethod
     def recognises(path: str | os.PathLike) -> bool:
@@ -342,7 +332,7 @@ class ShardFolder:
                 raise DataError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update croplem_hf")
             if not isinstance(manifest.get("shards"), dict):
                 raise ValueError("no shards in it")
-            return {"unit": "patch", "seasonal": False} | manifest
+            return {"unit": "patch", "seasonal": False, "generated": False} | manifest
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: no manifest.json there; `croplem data build` makes shards") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -363,70 +353,6 @@ class ShardFolder:
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: not the index of shards ({reason}); fetch it again") from error
-
-
-def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        return fsspec.core.url_to_fs(root)
-    except (ImportError, ValueError) as error:
-        raise DataError(f"{root}: cannot be opened ({error})") from error
-
-
-class _Files:
-    """Reads parts of shards: what is asked for, and from afar more of it where a file is read in its order."""
-
-    OPEN = 64
-    AHEAD = 16 * 2**20
-    NEAR = 4096
-    KEPT = 4
-
-    def __init__(self, fs: fsspec.AbstractFileSystem, path: str):
-        self.fs, self.folder = fs, f"{path}/data"
-        self.local = isinstance(fs, fsspec.implementations.local.LocalFileSystem)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
-        self.ends = collections.deque(maxlen=2 * len(RASTERS))
-
-    def __getstate__(self) -> dict:
-        return {key: self.__dict__[key] for key in ("fs", "folder", "local")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state
-        self._reset()
-
-    def read(self, shard: str, start: int, size: int) -> bytes:
-        path = f"{self.folder}/{shard}"
-        if not self.local:
-            return self._from_afar(path, start, size)
-        with self.lock:
-            # A file's position is not used, so a descriptor that was inherited by a fork does no harm.
-            if path not in self.open:
-                self.open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-                if len(self.open) > self.OPEN:
-                    os.close(self.open.popitem(last=False)[1])
-            self.open.move_to_end(path)
-            return os.pread(self.open[path], size, start)
-
-    def __del__(self):
-        for descriptor in getattr(self, "open", {}).values():
-            os.close(descriptor)
-
-    def _from_afar(self, path: str, start: int, size: int) -> bytes:
-        with self.lock:
-            in_order = any(where == path and 0 <= start - end <= self.NEAR for where, end in self.ends)
-            self.ends.append((path, start + size))
-            for (where, first), part in self.parts.items():
-                if where == path and first <= start and start + size <= first + len(part):
-                    self.parts.move_to_end((where, first))
-                    return part[start - first : start - first + size]
-            part = self.fs.cat_file(path, start=start, end=start + (max(size, self.AHEAD) if in_order else size))
-            if in_order:
-                self.parts[path, start] = part
-                if len(self.parts) > self.KEPT:
-                    self.parts.popitem(last=False)
-            return part[:size]
 
 
 def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .sample import Sample
-from .sen12ms import _KINDS, _PATCH_ID, read_patch
+from .sen12ms import KINDS, PATCH_ID, read_patch
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class SpilledGroup:
                     names[kind], contents[kind] = Path(name), zlib.decompress(data) if kind == "lc" else data
         except (OSError, zlib.error) as error:
             raise OSError(f"{self.path}: {id} cannot be read back ({error}); run the same command again") from error
-        return read_patch(id, {kind: names[kind] for kind in _KINDS if kind in names}, contents=contents)
+        return read_patch(id, {kind: names[kind] for kind in KINDS if kind in names}, contents=contents)
 
     def items(self) -> list[Sample | DataError]:
         """All samples in order, an error in the place of a bad one."""
@@ -86,7 +86,7 @@ class Joining:
         self.group_of: dict[str, int] = {}
         for number, ids in self.wanted.items():
             for id in ids:
-                if not _PATCH_ID.match(id):
+                if not PATCH_ID.match(id):
                     raise DataError(f"{id!r} is no id of a SEN12MS patch, such as ROIs1158_spring_1_p30")
                 if id in self.group_of:
                     raise DataError(f"{id} is in group {self.group_of[id]} and again in group {number}")
@@ -222,7 +222,7 @@ class Joining:
 
 def season_of(id: str) -> str:
     """"ROIs1158_spring" of a patch."""
-    return _PATCH_ID.match(id)[2]
+    return PATCH_ID.match(id)[2]
 
 
 __all__ = ["Joining", "SpilledGroup", "season_of"]

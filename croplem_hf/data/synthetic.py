@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..sensors import S1_BANDS, S1_MEAN, S1_STD, S2_BANDS, S2_MEAN, S2_STD
+from .files import GENERATED, write_aside
 from .geotiff import read_geotiff, write_geotiff
 from .landscape import PLACES, make_scene
 from .sample import Sample
@@ -18,7 +19,6 @@ from .sen12ms import SEASON_DATES
 # Patches of a scene are numbered row by row, 29 to a row.
 _WIDTH = 29
 LABELS = ("cropland", "other")
-GENERATED = "GENERATED.txt"
 _NOTICE = """GENERATED DATA - NOT SEN12MS
 
 These patches were invented by croplem_hf (generate_sen12ms, seed {seed}). They have the file layout of SEN12MS and
@@ -226,10 +226,8 @@ def measure_bands(source: Sequence[Sample]) -> dict[str, tuple[float, float]]:
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with open(aside, "w", newline="") as handle:
+    with write_aside(path) as aside, open(aside, "w", newline="") as handle:
         csv.writer(handle).writerows(rows)
-    os.replace(aside, path)
 
 
 __all__ = [

@@ -9,10 +9,9 @@ import numpy as np
 from ..errors import DataError
 from ..sensors import S2_BANDS
 from .eurosat import CLASSES, FILE_BANDS
+from .files import GENERATED
 from .geotiff import write_geotiff
 from .landscape import PLACES, SURFACES, Place, see_scene
-
-GENERATED = "GENERATED.txt"
 
 # Bands as in `S2_BANDS`: the figures in common use with EuroSAT (torchgeo's data module), which gives them in the order
 # of the files.

@@ -13,8 +13,9 @@ from scipy.spatial import cKDTree
 
 from ..errors import DataError
 from ..sensors import S2_BANDS, S2_RESOLUTION_M
+from .files import GENERATED
 from .geotiff import write_geotiff
-from .kenya import BANDS, GENERATED, TILE_PLACES
+from .kenya_mosaic import BANDS, TILE_PLACES
 
 LAYOUTS = ("source", "zindi", "mlhub")
 DATES = (

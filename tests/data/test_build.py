@@ -17,8 +17,9 @@ import pytest
 
 from croplem_hf.cli import main
 from croplem_hf.data import SEN12MSFolder, generate_sen12ms
-from croplem_hf.data.build import SHARD_COUNTS, build_shards, plan_shards
+from croplem_hf.data.build import build_shards
 from croplem_hf.data.card import DECODE
+from croplem_hf.data.shard_plan import SHARD_COUNTS, plan_shards
 from croplem_hf.data.shards import ShardFolder, verify_shards
 from croplem_hf.errors import DataError
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from croplem_hf.data.geotiff import read_geotiff, write_geotiff
-from croplem_hf.data.kenya import BANDS, CROPS, KenyaFields, KenyaTiles
+from croplem_hf.data.kenya import CROPS, KenyaFields, KenyaTiles
+from croplem_hf.data.kenya_mosaic import BANDS
 from croplem_hf.data.plan import BatchPlan
 from croplem_hf.data.synthetic_kenya import DATES, generate_kenya
 from croplem_hf.errors import DataError

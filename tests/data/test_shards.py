@@ -158,7 +158,7 @@ def test_from_afar_little_is_asked_for_and_in_order_seldom(tmp_path, monkeypatch
         return original(self, path, start=start, end=end, **options)
 
     monkeypatch.setattr(type(memory), "cat_file", cat_file)
-    monkeypatch.setattr("croplem_hf.data.shards._Files.NEAR", 8)  # these rasters are tiny
+    monkeypatch.setattr("croplem_hf.data.ranged.RangedFiles.NEAR", 8)  # these rasters are tiny
     source = ShardFolder("memory://far")
     asked.clear()
     source[30], source[3]

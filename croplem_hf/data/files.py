@@ -1,0 +1,33 @@
+"""Files as every module here handles them: written aside, and looked at without trust."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+GENERATED = "GENERATED.txt"
+"""A folder with this file holds invented data."""
+
+
+@contextlib.contextmanager
+def write_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all went well and is removed when not; the folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def entry_kind(entry: os.DirEntry) -> str | None:
+    """What an entry of a folder is: "folder", "file", or None, such as a link that leads nowhere or to itself."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:
+        return None
+
+
+__all__ = ["GENERATED", "entry_kind", "write_aside"]

@@ -1,0 +1,85 @@
+"""Parts of files, here or behind an address of fsspec: what is asked for is read, and little more."""
+
+import collections
+import os
+import threading
+
+import fsspec
+import fsspec.implementations.local
+
+from ..errors import DataError
+
+# How many places of a folder may be read in their order at once: each raster of a sample has its own.
+_ENDS = 10
+
+
+def file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system of an address, and the path in it.
+
+    Raises:
+        DataError: no such kind of address.
+    """
+    try:
+        return fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{root}: cannot be opened ({error})") from error
+
+
+class RangedFiles:
+    """Reads parts of the files of a folder: what is asked for, and from afar more where a file is read in its order."""
+
+    OPEN = 64
+    AHEAD = 16 * 2**20
+    NEAR = 4096
+    KEPT = 4
+
+    def __init__(self, fs: fsspec.AbstractFileSystem, path: str):
+        self.fs, self.folder = fs, path
+        self.local = isinstance(fs, fsspec.implementations.local.LocalFileSystem)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
+        self.ends = collections.deque(maxlen=_ENDS)
+
+    def __getstate__(self) -> dict:
+        return {key: self.__dict__[key] for key in ("fs", "folder", "local")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._reset()
+
+    def read(self, name: str, start: int, size: int) -> bytes:
+        path = f"{self.folder}/{name}"
+        if not self.local:
+            return self._from_afar(path, start, size)
+        with self.lock:
+            # A file's position is not used, so a descriptor that was inherited by a fork does no harm.
+            if path not in self.open:
+                self.open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                if len(self.open) > self.OPEN:
+                    os.close(self.open.popitem(last=False)[1])
+            self.open.move_to_end(path)
+            return os.pread(self.open[path], size, start)
+
+    def __del__(self):
+        for descriptor in getattr(self, "open", {}).values():
+            os.close(descriptor)
+
+    def _from_afar(self, path: str, start: int, size: int) -> bytes:
+        with self.lock:
+            in_order = any(where == path and 0 <= start - end <= self.NEAR for where, end in self.ends)
+            self.ends.append((path, start + size))
+            for (where, first), part in self.parts.items():
+                if where == path and first <= start and start + size <= first + len(part):
+                    self.parts.move_to_end((where, first))
+                    return part[start - first : start - first + size]
+            part = self.fs.cat_file(path, start=start, end=start + (max(size, self.AHEAD) if in_order else size))
+            if in_order:
+                self.parts[path, start] = part
+                if len(self.parts) > self.KEPT:
+                    self.parts.popitem(last=False)
+            return part[:size]
+
+
+__all__ = ["RangedFiles", "file_system"]

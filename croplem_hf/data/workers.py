@@ -1,0 +1,33 @@
+"""Processes that share one source: each gets it once, dies quietly of Ctrl-C, and does not outlive its parent."""
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+
+_source: object = None
+
+
+def worker_pool(workers: int, source: object) -> concurrent.futures.ProcessPoolExecutor:
+    """A pool whose processes find `source` by `worker_source()`."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, context, functools.partial(_start, source))
+
+
+def worker_source() -> object:
+    """The source of the pool that this process belongs to."""
+    return _source
+
+
+def _start(source: object) -> None:
+    # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # What a parent that was killed left behind would write beside the next run.
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    global _source
+    _source = source
+
+
+__all__ = ["worker_pool", "worker_source"]
