@@ -3,6 +3,7 @@
 import collections
 import os
 import threading
+import weakref
 
 import fsspec
 import fsspec.implementations.local
@@ -41,6 +42,8 @@ class RangedFiles:
     def _reset(self) -> None:
         self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
         self.ends = collections.deque(maxlen=_ENDS)
+        # Not `__del__`: at the end of the interpreter nothing is left to close files with.
+        self.closing = weakref.finalize(self, _close, self.open)
 
     def __getstate__(self) -> dict:
         return {key: self.__dict__[key] for key in ("fs", "folder", "local")}
@@ -62,10 +65,6 @@ class RangedFiles:
             self.open.move_to_end(path)
             return os.pread(self.open[path], size, start)
 
-    def __del__(self):
-        for descriptor in getattr(self, "open", {}).values():
-            os.close(descriptor)
-
     def _from_afar(self, path: str, start: int, size: int) -> bytes:
         with self.lock:
             in_order = any(where == path and 0 <= start - end <= self.NEAR for where, end in self.ends)
@@ -80,6 +79,11 @@ class RangedFiles:
                 if len(self.parts) > self.KEPT:
                     self.parts.popitem(last=False)
             return part[:size]
+
+
+def _close(files: dict[str, int]) -> None:
+    for descriptor in files.values():
+        os.close(descriptor)
 
 
 __all__ = ["RangedFiles", "file_system"]

@@ -2,6 +2,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -168,6 +170,18 @@ def test_from_afar_little_is_asked_for_and_in_order_seldom(tmp_path, monkeypatch
         same(source[i], samples[i])
     assert len(asked) < 10
     memory.rm("/far", recursive=True)
+
+
+def test_a_script_that_ends_with_open_shards_says_nothing(tmp_path):
+    root = put(tmp_path, [make()])
+    # Kept until the module that closes the files is taken apart itself.
+    code = f"""
+from croplem_hf.data import ShardFolder, ranged
+ranged.kept = ShardFolder({str(root)!r})
+ranged.kept[0]
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_what_is_no_shard_folder_is_refused_by_name(tmp_path):
