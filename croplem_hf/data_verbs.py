@@ -193,6 +193,8 @@ def _add_download(data_verb: Callable) -> None:
     download = data_verb(
         "download", _download, text, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""Another address than that of mediaTUM may stand in the environment variable CROPLEM_SEN12MS_URL.
+mediaTUM also offers rsync (rsync://m1474000@dataserv.ub.tum.de/m1474000, password m1474000); archives that it fetched
+are checked when this command is run on their folder.
 
 examples:
   croplem data download archives --seasons summer

@@ -43,7 +43,7 @@ _ACCEPTED = (
     "accepted are a folder of SEN12MS, DFC2020, EuroSAT or Kenya CV4A, one with metadata.csv or of shards, a .parquet "
     "table of series, and shards on the Hub (owner/name) or at an address such as s3://bucket/folder"
 )
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def open_source(

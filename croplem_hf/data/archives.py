@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError
@@ -20,6 +21,7 @@ from .geotiff import read_geotiff
 from .sample import Sample
 from .sen12ms import BAD_PATCHES, KINDS, PATCH_NAME, SEASON_DATES, patch_order
 from .spill import Joining, SpilledGroup, season_of
+from .splits import from_middle
 from .tarstream import Member, TarStream
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ class Archives:
 
     Attributes:
         ids: of the patches of the inventory, in the order of `SEN12MSFolder`.
-        scenes: (longitude, latitude) of the centre of each scene's first readable patch, by "ROIs1158_spring_1"; a
-            scene without a readable patch in the inventory, or without coordinates, is not in it.
+        scenes: (longitude, latitude) of the centre of each scene's readable patch nearest its middle, by
+            "ROIs1158_spring_1"; a scene without a readable patch there, or without coordinates, is not in it.
         present: the kinds of a patch that the inventory saw, by id: mostly ("lc",).
         damaged: what is wrong with an archive, by its name; filled by the inventory and by `groups`. A checksum that
             fails at the very end of an archive comes here too: groups of that season that were read before may be
@@ -109,17 +111,25 @@ class Archives:
         return any(map(_ARCHIVE_NAME.match, names))
 
     def groups(
-        self, wanted: Sequence[Sequence[str]], spill: str | os.PathLike, spill_bytes: int
+        self,
+        wanted: Sequence[Sequence[str]],
+        spill: str | os.PathLike,
+        spill_bytes: int,
+        to_end: Collection[str] = (),
     ) -> Iterator[tuple[int, list[Sample | DataError]]]:
         """`spilled_groups`, decoded here: (number, its samples in order, an error in the place of a bad one)."""
-        for number, group in self.spilled_groups(wanted, spill, spill_bytes):
+        for number, group in self.spilled_groups(wanted, spill, spill_bytes, to_end):
             try:
                 yield number, group.items()
             finally:
                 group.delete()
 
     def spilled_groups(
-        self, wanted: Sequence[Sequence[str]], spill: str | os.PathLike, spill_bytes: int
+        self,
+        wanted: Sequence[Sequence[str]],
+        spill: str | os.PathLike,
+        spill_bytes: int,
+        to_end: Collection[str] = (),
     ) -> Iterator[tuple[int, "SpilledGroup"]]:
         """Join the archives, and give out each group of patches as soon as it is complete.
 
@@ -138,6 +148,8 @@ class Archives:
             wanted: ids of each group; groups that are done already may be empty, and are not given out.
             spill: a folder for this call alone; spilled files that an earlier call left there are removed.
             spill_bytes: of the groups that wait.
+            to_end: seasons, such as "spring", whose archives are read to their end, where the checksum stands,
+                even if nothing or no more is wanted of them. Others are left as soon as all is there.
 
         Yields:
             (place in `wanted`, `SpilledGroup`), in no order. Its taker deletes it.
@@ -146,14 +158,16 @@ class Archives:
             DataError: an id in two groups, an id of no patch, or no space on the disk.
         """
         joining = Joining(wanted, Path(spill), spill_bytes)
+        unread = {season for season in self._archives if season.split("_")[1] in to_end}
         with joining:
-            while joining.waiting:
+            while joining.waiting or unread:
                 joining.start_pass()
-                present = {season_of(id) for id in joining.group_of}
+                present = {season_of(id) for id in joining.group_of} | unread
                 for season in sorted(present.difference(self._archives)):
                     joining.expect(season, (), f"{self.path}: no archive of {season} here")
                 for season in sorted(present.intersection(self._archives)):
-                    yield from self._read_season(season, joining)
+                    yield from self._read_season(season, joining, season in unread)
+                unread.clear()
                 yield from joining.finished()
         if self.unlisted:
             logger.warning(
@@ -162,17 +176,14 @@ class Archives:
                 self.path, len(self.unlisted), ", ".join(sorted(self.unlisted)[:_WARNED]),
             )  # fmt: skip
 
-    def _read_season(self, season: str, joining: Joining) -> Iterator[tuple[int, "SpilledGroup"]]:
+    def _read_season(self, season: str, joining: Joining, to_end: bool) -> Iterator[tuple[int, "SpilledGroup"]]:
         files = {kind: path for kind, path in self._archives[season].items() if kind in self.kinds}
         joining.expect(season, tuple(files))
         streams = {kind: self._patches(season, kind, path) for kind, path in files.items()}
         known = {id for id in self.present if season_of(id) == season}
-        whole = known.difference(self._skip) <= joining.group_of.keys()
         taken = dict.fromkeys(streams, 0)
         try:
-            # To the end even when all is joined, for the checksum and for patches that are not listed; but a small part
-            # of a season need not wait for that.
-            while streams and (whole or joining.needs(season)):
+            while streams and (to_end or joining.needs(season)):
                 kind = _turn(taken, streams, joining)
                 try:
                     id, name, problem, stream = next(streams[kind])
@@ -237,7 +248,7 @@ class Archives:
         for kind, ids in stock["patches"].items():
             for id in ids:
                 self.present[id] = (*self.present.get(id, ()), kind)
-        self.scenes |= {scene: (place[1], place[2]) for scene, place in sorted(stock["scenes"].items())}
+        self.scenes |= {scene: (place[2], place[3]) for scene, place in sorted(stock["scenes"].items())}
 
     def _list(self, season: str, kind: str, path: Path, stock: dict) -> bool:
         """One pass over an archive into `stock`; whether it was whole."""
@@ -250,11 +261,12 @@ class Archives:
                     ids.append(id)
                     bar.update(stream.position - bar.n)
                     scene, _, patch = id.rpartition("_p")
-                    # The lowest patch that can be read, so that the place does not hang on the order of the archive.
-                    if problem is None and (scene not in scenes or int(patch) < scenes[scene][0]):
+                    # As `scene_places` has it of a tree: in whatever order the archive holds the patches.
+                    rank = (float(from_middle(np.array([int(patch)]))[0]), int(patch))
+                    if problem is None and (scene not in scenes or rank < tuple(scenes[scene][:2])):
                         place = _place(name, stream.read())
                         if place:
-                            scenes[scene] = [int(patch), *place]
+                            scenes[scene] = [*rank, *place]
         except _Damaged:
             return False
         return True
@@ -341,7 +353,7 @@ def _load(memo: Path, season: str, files: Mapping[str, Path]) -> dict | None:
             return None
         ids = [id for kind in stock["archives"] for id in stock["patches"][kind]]
         places = [tuple(map(float, place)) for place in stock["scenes"].values()]
-        good = all(season_of(id) == season for id in ids) and all(len(place) == 3 for place in places)
+        good = all(season_of(id) == season for id in ids) and all(len(place) == 4 for place in places)
         return stock if good and isinstance(stock["damaged"], dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

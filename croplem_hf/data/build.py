@@ -32,7 +32,7 @@ from .files import GENERATED, write_aside
 from .shard_plan import Shard, choose_splits, patch_scene, patch_season, plan_shards
 from .shards import FORMAT, INDEX_SCHEMA, write_shard
 from .splits import SPLITS
-from .workers import worker_pool, worker_source
+from .workers import available_cpus, worker_pool, worker_source
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ SPILL_BYTES = 50 * 2**30
 """Disk for patches that wait while archives are joined, by default."""
 
 _RECORDS = ".build"
+# A shard of so many items or more of which none can be read says that the source is gone, not that they are damaged.
+_MANY = 8
 _SPOILED = re.compile("CRC|[Ii]ncorrect length")
 
 
@@ -87,6 +89,9 @@ def build_shards(
         ids = [ids[k] for k in np.unique(np.linspace(0, len(ids) - 1, min(limit, len(ids))).round().astype(int))]
     if not ids:
         raise DataError(f"{src}: nothing is left to build from")
+    whole = set()
+    if isinstance(source, Archives) and limit is None:
+        whole = {patch_season(id) for id in ids}
     with _alone(out):
         _prepare(out)
         known = _read_plan(out)
@@ -103,11 +108,14 @@ def build_shards(
         bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
                    disable=None if progress else True)  # fmt: skip
         with bar:
-            for _ in _work(source, waiting, out, workers, spill_bytes):
+            # An archive is read to its end once, where its checksum stands, also if no shard waits for it any more.
+            unread = [season for season in plan["groups"] if season in whole and season not in plan["read"]]
+            for _ in _work(source, waiting, out, workers, spill_bytes, unread):
                 bar.update()
         if isinstance(source, Archives):
             shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
-            _settle(source, waiting, out, plan)
+            plan["read"] += unread
+            _settle(source, shards, out, plan)
         return _finish(out, plan)
 
 
@@ -191,7 +199,7 @@ def _write_plan(
             f"{out}: holds shards with other {', '.join(differing)} "
             f"({', '.join(str(known['about'].get(key)) for key in differing)}); build into a new folder"
         )
-    plan = {"about": about, "groups": {}, "scenes": {}, "skipped": {}} | known
+    plan = {"about": about, "groups": {}, "scenes": {}, "skipped": {}, "read": []} | known
     groups: dict[str, dict[str, str]] = {}
     for shard in shards:
         groups.setdefault(shard.season, {})[shard.name] = shard.hash
@@ -208,12 +216,14 @@ def _write_plan(
     return plan
 
 
-def _work(source, shards: list[Shard], out: Path, workers: int | None, spill_bytes: int) -> Iterator[str]:
-    """Make the shards, in any order; gives their names as they are done."""
-    workers = min(workers or os.cpu_count() or 1, max(len(shards), 1))
-    if not shards:
+def _work(
+    source, shards: list[Shard], out: Path, workers: int | None, spill_bytes: int, unread: Sequence[str]
+) -> Iterator[str]:
+    """Make the shards, in any order; gives their names as they are done. Archives of `unread` are read to the end."""
+    workers = min(workers or available_cpus(), max(len(shards), 1))
+    if not shards and not unread:
         return
-    groups = _groups(source, shards, out, spill_bytes)
+    groups = _groups(source, shards, out, spill_bytes, unread)
     if workers == 1:
         for shard, group in groups:
             _make(source if group is None else group, shard, out)
@@ -239,12 +249,14 @@ def _work(source, shards: list[Shard], out: Path, workers: int | None, spill_byt
             raise
 
 
-def _groups(source, shards: list[Shard], out: Path, spill_bytes: int) -> Iterator[tuple[Shard, object]]:
+def _groups(
+    source, shards: list[Shard], out: Path, spill_bytes: int, unread: Sequence[str]
+) -> Iterator[tuple[Shard, object]]:
     if not isinstance(source, Archives):
         yield from ((shard, None) for shard in shards)
         return
     spill = out / _RECORDS / "spill"
-    for number, group in source.spilled_groups([shard.ids for shard in shards], spill, spill_bytes):
+    for number, group in source.spilled_groups([shard.ids for shard in shards], spill, spill_bytes, unread):
         yield shards[number], group
 
 
@@ -263,7 +275,9 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
                 (out / _RECORDS / shard.name).unlink()
                 (out / "data" / shard.name).unlink()
                 back += 1
+            plan["read"] = [season for season in plan["read"] if season not in spoiled]
         if back:
+            _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
             raise DataError(
                 f"{'; '.join(source.damaged.values())}. {back} shards lack patches for that, or may hold wrong ones, "
                 "and are left out, not the others: fetch the archives again and run the same command; or unpack what "
@@ -293,6 +307,12 @@ def _make(source, shard: Shard, out: Path) -> str:
 
     path = out / "data" / shard.name
     rows = write_shard(path, samples(), shard.split)
+    if not rows and len(skipped) >= _MANY:
+        path.unlink()
+        raise DataError(
+            f"{shard.name}: none of its {len(skipped)} items can be read, the first: {skipped[0][1]}. Is the disk "
+            "still there? If so, leave them out by a table of `croplem data check`; shards that are done are kept"
+        )
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     record = {"plan": shard.hash, "bytes": path.stat().st_size, "sha256": digest, "rows": len(rows), "skipped": skipped}
@@ -343,6 +363,7 @@ def _finish(out: Path, plan: dict) -> dict:
     }  # fmt: skip
     with write_aside(out / "index.parquet") as aside:
         pq.write_table(index, aside, compression="zstd", row_group_size=65536)
+        manifest["index_sha256"] = hashlib.sha256(aside.read_bytes()).hexdigest()
     with write_aside(out / "skipped.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("id", "reason"), *sorted(skipped.items())])
     _write_text(out / "manifest.json", json.dumps(manifest, indent=1))

@@ -26,7 +26,7 @@ from .geotiff import read_geotiff
 from .pixel_checks import Look, look_at_raster, look_at_sample, words
 from .sen12ms import BAD_PATCHES, KINDS, PATCH_NAME, SEASON_DATES, check_same_grid, patch_order, read_patch
 from .shards import ShardFolder, verify_shards
-from .workers import worker_pool, worker_source
+from .workers import available_cpus, worker_pool, worker_source
 
 _TEXTS = ("id", "file", "kind", "severity", "detail")
 SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("share", pa.float64())])
@@ -81,7 +81,7 @@ def check_source(
         tasks = [i for i in tasks if source.ids[i] not in damaged]
     first: dict[int, str] = {}
     with tqdm(total=len(tasks), unit="item", disable=not progress) as bar:
-        for count, (found, rasters) in _run(check, source, tasks, workers or os.cpu_count() or 1):
+        for count, (found, rasters) in _run(check, source, tasks, workers or available_cpus()):
             rows += found
             for digest, id, file in rasters:
                 if first.setdefault(digest, id) != id:

@@ -6,6 +6,7 @@ another 3 % and take five times as long to pack.
 """
 
 import math
+import threading
 
 import numcodecs.blosc
 import numpy as np
@@ -64,13 +65,26 @@ def decode(data, codec: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class _OneThread:
-    """Blosc in the calling thread: no pool to start in every loader worker, none to be lost in a fork."""
+    """Blosc in the calling thread: no pool to start in every loader worker, none to be lost in a fork.
+
+    The setting is one of the whole process: the first thread that enters sets it, the last that leaves sets it back.
+    """
+
+    lock = threading.Lock()
+    inside = 0
+    before = None
 
     def __enter__(self):
-        self.before, numcodecs.blosc.use_threads = numcodecs.blosc.use_threads, False
+        with _OneThread.lock:
+            if _OneThread.inside == 0:
+                _OneThread.before, numcodecs.blosc.use_threads = numcodecs.blosc.use_threads, False
+            _OneThread.inside += 1
 
     def __exit__(self, *error):
-        numcodecs.blosc.use_threads = self.before
+        with _OneThread.lock:
+            _OneThread.inside -= 1
+            if _OneThread.inside == 0:
+                numcodecs.blosc.use_threads = _OneThread.before
 
 
 __all__ = ["CODECS", "checksum", "decode", "encode"]

@@ -1,5 +1,6 @@
 """Fetching the archives of SEN12MS: what was cut off goes on where it stopped, and every file is held to its MD5."""
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -10,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,6 +61,22 @@ _TIMEOUT = 60
 
 class _HTTPError(Exception):
     """An answer that trying again does not mend."""
+
+
+class _DiskError(Exception):
+    """What was fetched cannot be written here."""
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from https to http, where anyone on the way may change or read what is sent."""
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        if request.type == "https" and urllib.parse.urlsplit(url).scheme != "https":
+            raise _HTTPError(f"{request.full_url} leads to {url}, which is not encrypted; give --url if you trust it")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+_opener = urllib.request.build_opener(_SafeRedirects)
 
 
 def sen12ms_files(seasons: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> dict[str, str]:
@@ -138,9 +155,9 @@ def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
             _get(url, path, part, progress)
         except _HTTPError as error:
             raise DataError(f"{path.name}: {error}") from error
+        except _DiskError as error:
+            raise DataError(f"{part}: {error}; what was fetched is kept, run the same command again") from error
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise DataError(f"{part}: the disk is full; make room, and run the same command again") from error
             after = part.stat().st_size if part.exists() else 0
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
             logger.warning("%s: cut off at %d bytes (%s)", path.name, after, reason)
@@ -173,7 +190,7 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
         if etag.exists():
             headers["If-Range"] = etag.read_text()
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = _opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
@@ -204,16 +221,35 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
         first = start if resumed else 0
         total = None if left is None else first + left
         with (
-            open(part, "ab" if resumed else "wb") as handle,
+            _writing(part, "ab" if resumed else "wb") as write,
             tqdm(total=total, initial=first, unit="B", unit_scale=True, desc=path.name,
                  disable=None if progress else True) as bar,
         ):  # fmt: skip
             while block := response.read(_BLOCK):
-                handle.write(block)
+                write(block)
                 bar.update(len(block))
         if total is not None and part.stat().st_size < total:
             raise OSError(f"the connection ended at {part.stat().st_size} of {total} bytes")
     etag.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
+    """A file's `write`, whose errors are told from those of the connection."""
+
+    def disk(call: Callable, *args):
+        try:
+            return call(*args)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            reason = "the disk is full, make room" if full else f"cannot be written ({error.strerror})"
+            raise _DiskError(reason) from error
+
+    handle = disk(open, path, mode)
+    try:
+        yield lambda block: disk(handle.write, block)
+    finally:
+        disk(handle.close)
 
 
 def _md5(path: Path, progress: bool) -> str:

@@ -21,6 +21,7 @@ from .files import entry_kind
 from .geotiff import GDAL_OPTIONS, read_geotiff, reason
 from .plan import Layout, first_size
 from .sample import Sample, make_sample
+from .workers import available_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class EuroSATFolder:
         """Split of each patch by the headers alone, object (N,); None where a file tells no place."""
         logger.info("%s: reading the places of %d patches", self.root, len(self))
         # Waiting for a disk on the network is most of the time there.
-        with warnings.catch_warnings(), ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(16, 4 * available_cpus())) as pool:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             places = list(pool.map(_centre, [self.path(i) for i in range(len(self))]))
         splits = np.full(len(self), None, object)

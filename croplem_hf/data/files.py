@@ -17,6 +17,9 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
+        # Else a power cut can leave a name whose content never reached the disk.
+        with open(aside, "rb") as handle:
+            os.fsync(handle.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

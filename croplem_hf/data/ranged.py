@@ -40,6 +40,7 @@ class RangedFiles:
         self._reset()
 
     def _reset(self) -> None:
+        self.owner = os.getpid()
         self.open, self.parts, self.lock = collections.OrderedDict(), collections.OrderedDict(), threading.Lock()
         self.ends = collections.deque(maxlen=_ENDS)
         # Not `__del__`: at the end of the interpreter nothing is left to close files with.
@@ -54,10 +55,14 @@ class RangedFiles:
 
     def read(self, name: str, start: int, size: int) -> bytes:
         path = f"{self.folder}/{name}"
+        if self.owner != os.getpid():
+            # In a fork: a lock that another thread held stays locked for ever, and connections are the parent's.
+            self._reset()
+            if not self.local:
+                self.fs = type(self.fs)(*self.fs.storage_args, **self.fs.storage_options, skip_instance_cache=True)
         if not self.local:
             return self._from_afar(path, start, size)
         with self.lock:
-            # A file's position is not used, so a descriptor that was inherited by a fork does no harm.
             if path not in self.open:
                 self.open[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
                 if len(self.open) > self.OPEN:
@@ -73,12 +78,18 @@ class RangedFiles:
                 if where == path and first <= start and start + size <= first + len(part):
                     self.parts.move_to_end((where, first))
                     return part[start - first : start - first + size]
-            part = self.fs.cat_file(path, start=start, end=start + (max(size, self.AHEAD) if in_order else size))
-            if in_order:
+        part = self.fetch(path, start=start, end=start + (max(size, self.AHEAD) if in_order else size))
+        if in_order:
+            with self.lock:
                 self.parts[path, start] = part
                 if len(self.parts) > self.KEPT:
                     self.parts.popitem(last=False)
-            return part[:size]
+        return part[:size]
+
+    def fetch(self, path: str, start: int, end: int) -> bytes:
+        # The default of fsspec opens the file, whose cache reads megabytes ahead of what is asked for.
+        own = type(self.fs).cat_file is not fsspec.AbstractFileSystem.cat_file
+        return self.fs.cat_file(path, start=start, end=end, **({} if own else {"cache_type": "none"}))
 
 
 def _close(files: dict[str, int]) -> None:

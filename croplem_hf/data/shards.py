@@ -20,13 +20,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ..errors import DataError
-from ..sensors import SENSORS
+from ..sensors import S1_BANDS, S2_BANDS, SENSORS
 from .codec import checksum, decode, encode
 from .files import write_aside
 from .landcover import LABELS
@@ -56,6 +57,7 @@ _LISTS = {
 }  # fmt: skip
 _RASTER = {"shape": pa.list_(pa.int32()), "dtype": pa.string(), "codec": pa.string(), "xxh3": pa.uint64()}
 _KNOWN = {*_SCALARS, *_LISTS, *RASTERS}
+_CHANNELS = {"s1": len(S1_BANDS), "s2": len(S2_BANDS)}
 # Of other types than their columns in some sources; they stand in `extra` then.
 _LOOSE = ("crop_type", "cropland", "field_id")
 
@@ -67,6 +69,8 @@ SCHEMA = pa.schema({**_ABOUT, **dict.fromkeys(RASTERS, pa.large_binary())})
 _PLACE = {"shard": pa.string(), "split": pa.string(), "row_group": pa.int32(), "row": pa.int32()}
 _PLACE |= {f"{name}_offset": pa.int64() for name in RASTERS} | {f"{name}_bytes": pa.int32() for name in RASTERS}
 INDEX_SCHEMA = pa.schema({**_ABOUT, **_PLACE})
+_FEW = [name for name, kind in (_ABOUT | _PLACE).items() if kind == pa.string() and name not in ("id", "extra")]
+_IN_MEMORY = pa.schema({**_ABOUT, **_PLACE} | dict.fromkeys(_FEW, pa.dictionary(pa.int32(), pa.string())))
 """Columns of the index. Offset and bytes of a raster are counted in the file of its shard."""
 
 
@@ -216,6 +220,7 @@ class ShardFolder:
             raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
         self.root, self.sensors, self.labels = str(root).rstrip("/"), sensors, labels
         self._fs, self._path = file_system(self.root)
+        self._files_here = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
         self.manifest = self._manifest()
         self.unit, self.seasonal, self.generated = (self.manifest[key] for key in ("unit", "seasonal", "generated"))
         table = self._index()
@@ -257,6 +262,8 @@ class ShardFolder:
         row = {name: column[i].as_py() for name, column in self._columns().items()}
         try:
             return self._sample(row)
+        except DataError:
+            raise
         except (AttributeError, MemoryError, TypeError, ValueError) as error:
             where = f"{row['id']}: {self.root}/index.parquet"
             raise DataError(f"{where} is damaged here ({error}); fetch it again") from error
@@ -270,6 +277,8 @@ class ShardFolder:
         for sensor in SENSORS:
             wanted = sensor in self.sensors and row[f"{sensor}_bytes"] is not None
             sample[sensor] = values = self._raster(row, sensor) if wanted else None
+            if wanted and (values.ndim != 4 or values.shape[1] != _CHANNELS[sensor]):
+                raise ValueError(f"{sensor} has shape {values.shape}")
             keys = ("kind", "orbit") if sensor == "s1" else ("bands", "level")
             sample |= {f"{sensor}_{key}": row[f"{sensor}_{key}"] if wanted else None for key in keys}
             sample[f"{sensor}_dates"] = row[f"{sensor}_dates"] if wanted else []
@@ -277,7 +286,9 @@ class ShardFolder:
             if wanted and row[f"{sensor}_valid_bytes"] is None:
                 sample[f"{sensor}_valid"] = np.ones((len(values), *values.shape[2:]), bool)
             elif wanted:
-                sample[f"{sensor}_valid"] = self._raster(row, f"{sensor}_valid")
+                sample[f"{sensor}_valid"] = mask = self._raster(row, f"{sensor}_valid")
+                if mask.shape != (len(values), *values.shape[2:]):
+                    raise ValueError(f"{sensor}_valid has shape {mask.shape}")
         if sample["s2_bands"] is not None:
             sample["s2_bands"] = np.array(sample["s2_bands"], bool).reshape(-1, 13)
         if self.labels and row["lc_bytes"] is not None:
@@ -292,8 +303,8 @@ class ShardFolder:
             data = self._files.read(row["shard"], start, size)
         except FileNotFoundError as error:
             raise DataError(f"{where}: the shard is missing; build again or fetch it") from error
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error})") from error
+        except Exception as error:
+            raise self._unreachable(error, where) from error
         if len(data) != size or checksum(data) != row[f"{name}_xxh3"]:
             raise DataError(f"{where}: the shard is damaged or of another build than index.parquet; fetch it again")
         try:
@@ -324,32 +335,46 @@ class ShardFolder:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_arrays": None}
 
-    def _manifest(self) -> dict:
-        path = f"{self._path}/manifest.json"
+    def _unreachable(self, error: Exception, where: str) -> Exception:
+        """What to raise for an error of a file system: each has errors of its own, of no connection above all."""
+        if self._files_here and not isinstance(error, OSError):
+            return error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(f"{where}: cannot be read ({reason})")
+
+    def _fetch(self, name: str) -> bytes:
         try:
-            manifest = json.loads(self._fs.cat_file(path))
+            return self._fs.cat_file(f"{self._path}/{name}")
+        except FileNotFoundError as error:
+            made = "`croplem data build` makes shards, and where it was cut off, goes on"
+            raise DataError(f"{self.root}: no {name} there; {made}") from error
+        except Exception as error:
+            raise self._unreachable(error, f"{self.root}/{name}") from error
+
+    def _manifest(self) -> dict:
+        path = f"{self.root}/manifest.json"
+        data = self._fetch("manifest.json")
+        try:
+            manifest = json.loads(data)
             if manifest["format"] != FORMAT:
                 raise DataError(f"{path}: format {manifest['format']}, this version reads {FORMAT}; update croplem_hf")
             if not isinstance(manifest.get("shards"), dict):
                 raise ValueError("no shards in it")
             return {"unit": "patch", "seasonal": False, "generated": False} | manifest
-        except FileNotFoundError as error:
-            raise DataError(f"{self.root}: no manifest.json there; `croplem data build` makes shards") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the manifest of shards ({error!r}); fetch it again") from error
 
     def _index(self) -> pa.Table:
-        path = f"{self._path}/index.parquet"
+        path = f"{self.root}/index.parquet"
+        data = self._fetch("index.parquet")
         try:
-            with self._fs.open(path) as handle:
-                table = pq.read_table(handle)
-            table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+            # Text of few values as numbers into a list of them: a third of the memory.
+            table = pq.read_table(pa.BufferReader(data), read_dictionary=_FEW)
+            table = table.select(INDEX_SCHEMA.names).cast(_IN_MEMORY)
             for name in table["shard"].unique().to_pylist():
                 if name is None or not re.fullmatch(r"\w[\w.-]*\.parquet", name):
                     raise DataError(f"{path}: names a shard {name!r}, which is no name of one; fetch it again")
             return table
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; the build was not finished: run it again") from error
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: not the index of shards ({reason}); fetch it again") from error
@@ -365,6 +390,9 @@ def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:
         DataError: there are no shards, or the index cannot be read.
     """
     source = ShardFolder(root)
+    digest, expected = hashlib.sha256(source._fetch("index.parquet")).hexdigest(), source.manifest.get("index_sha256")
+    if digest != expected:
+        yield "index.parquet", f"has SHA-256 {digest}, the manifest says {expected}"
     for name, about in source.manifest["shards"].items():
         path = f"{source._path}/data/{name}"
         try:

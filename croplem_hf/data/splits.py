@@ -90,7 +90,7 @@ def scene_places(source) -> dict[str, tuple[float, float] | None]:
     if "lon" in columns and "lat" in columns:
         return _mean_places(names, number, columns["lon"], columns["lat"])
     patches = np.array([int(id.rpartition("_p")[2]) for id in source.ids])
-    order = np.lexsort((patches, _from_middle(patches), number))
+    order = np.lexsort((patches, from_middle(patches), number))
     starts = np.searchsorted(number[order], np.arange(len(names)))
     stops = np.append(starts[1:], len(order))
     return {
@@ -112,7 +112,7 @@ def _mean_places(names: np.ndarray, number: np.ndarray, lon: np.ndarray, lat: np
     return places
 
 
-def _from_middle(patches: np.ndarray) -> np.ndarray:
+def from_middle(patches: np.ndarray) -> np.ndarray:
     """How far each patch number is from the middle of its scene, in patches, whichever side the scene has."""
     away = [np.hypot(patches // side - (side - 1) / 2, patches % side - (side - 1) / 2) for side in _SIDES]
     return np.maximum(*away)
@@ -169,4 +169,4 @@ def _draw(scene: str) -> float:
     return int.from_bytes(hashlib.blake2b(scene.encode(), digest_size=8).digest()) / 2**64
 
 
-__all__ = ["NEIGHBOUR_KM", "SPLITS", "scene_places", "scene_splits"]
+__all__ = ["NEIGHBOUR_KM", "SPLITS", "from_middle", "scene_places", "scene_splits"]

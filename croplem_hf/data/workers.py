@@ -16,6 +16,11 @@ def worker_pool(workers: int, source: object) -> concurrent.futures.ProcessPoolE
     return concurrent.futures.ProcessPoolExecutor(workers, context, functools.partial(_start, source))
 
 
+def available_cpus() -> int:
+    """Cores that this process may use: on shared nodes fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def worker_source() -> object:
     """The source of the pool that this process belongs to."""
     return _source
@@ -30,4 +35,4 @@ def _start(source: object) -> None:
     _source = source
 
 
-__all__ = ["worker_pool", "worker_source"]
+__all__ = ["available_cpus", "worker_pool", "worker_source"]

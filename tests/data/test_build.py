@@ -184,6 +184,38 @@ def test_a_spoiled_archive_publishes_no_wrong_pixel(tree, tmp_path):
     assert build(archives, tmp_path / "out")["samples"] == 96
 
 
+def test_a_resumed_build_reads_spoiled_archives_to_their_end_too(tree, tmp_path):
+    archives, out = archive(tree, tmp_path / "archives"), tmp_path / "out"
+    build(archives, out)
+    # As if it had been killed when a shard of fall was not done, or all were, and the archive not read to its end.
+    plan = json.loads((out / ".build" / "plan.json").read_text())
+    plan["read"].remove("fall")
+    path = archives / "ROIs1970_fall_s2.tar.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    for missing in (1, 0):
+        (out / ".build" / "plan.json").write_text(json.dumps(plan))
+        for file in list((out / "data").glob("*-fall-*"))[:missing]:
+            file.unlink()
+        with pytest.raises(DataError, match="may hold wrong ones"):
+            build(archives, out)
+        assert not list((out / "data").glob("*-fall-*"))
+        path.write_bytes(whole)
+        assert build(archives, out)["samples"] == 96
+        path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+
+
+def test_a_source_that_vanished_is_no_success(tree, tmp_path):
+    source = shutil.copytree(tree, tmp_path / "source")
+    for path in source.rglob("ROIs1970_fall_s?_*_p*.tif"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of its .* items can be read.*data check"):
+        build(source, tmp_path / "out")
+    made = {path.name.split("-")[1] for path in (tmp_path / "out" / "data").iterdir()}
+    assert "fall" not in made
+    assert build(tree, tmp_path / "out")["samples"] == 96
+
+
 def test_what_was_mended_is_taken_in(tmp_path):
     tree = generate_sen12ms(tmp_path / "tree", size=32, scenes=2, patches_per_scene=4)
     path = next(tree.rglob("*_s2_*.tif"))

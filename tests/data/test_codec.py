@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numcodecs.blosc
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -51,6 +54,15 @@ def test_other_codecs_and_shapes_are_refused():
         decode(packed, "blosc", "uint16", (1, 13, 32, 31))
     with pytest.raises(ValueError, match="bytes"):
         decode(b"abc", "raw", "uint8", (2,))
+
+
+def test_threads_leave_the_setting_of_blosc_as_it_was(monkeypatch):
+    monkeypatch.setattr(numcodecs.blosc, "use_threads", None)
+    array = np.arange(2**16, dtype=np.uint16)
+    with ThreadPoolExecutor(8) as pool:
+        packed = list(pool.map(lambda _: encode(array), range(64)))
+        assert all((decode(data, codec, "uint16", (2**16,)) == array).all() for data, codec in packed)
+    assert numcodecs.blosc.use_threads is None
 
 
 def test_the_checksum_sees_a_flipped_bit():

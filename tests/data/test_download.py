@@ -1,11 +1,13 @@
 import hashlib
 import http.server
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
 
 from croplem_hf.cli import main
+from croplem_hf.data import download
 from croplem_hf.data.download import FILES, download_sen12ms, sen12ms_files
 from croplem_hf.errors import DataError
 
@@ -177,6 +179,21 @@ def test_no_room(server, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(DataError, match="needs 0.0 GB"):
         fetch(server, tmp_path)
+
+
+def test_a_disk_that_cannot_be_written_is_no_lost_connection(server, tmp_path):
+    (tmp_path / "a.tar.gz.part").mkdir()
+    with pytest.raises(DataError, match=r"a\.tar\.gz\.part: cannot be written .Is a directory"):
+        fetch(server, tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_no_redirect_leads_out_of_encryption():
+    request = urllib.request.Request("https://example.org/a")
+    follow = download._SafeRedirects().redirect_request
+    assert follow(request, None, 302, "", {}, "https://example.com/b").full_url == "https://example.com/b"
+    with pytest.raises(download._HTTPError, match="leads to http://example.com/b, which is not encrypted"):
+        follow(request, None, 302, "", {}, "http://example.com/b")
 
 
 def test_the_files_of_sen12ms():

@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,7 +46,9 @@ def put(root, samples, split="train", name=NAME, **manifest):
     pq.write_table(index, root / "index.parquet")
     path = root / "data" / name
     about = {"rows": len(index), "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    (root / "manifest.json").write_text(json.dumps({"format": 1, "shards": {name: about}} | manifest))
+    index = hashlib.sha256((root / "index.parquet").read_bytes()).hexdigest()
+    about = {"format": 1, "shards": {name: about}, "index_sha256": index}
+    (root / "manifest.json").write_text(json.dumps(about | manifest))
     return root
 
 
@@ -204,7 +208,7 @@ def test_what_is_no_shard_folder_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match="index.parquet"):
         ShardFolder(root)
     (root / "index.parquet").unlink()
-    with pytest.raises(DataError, match="not finished"):
+    with pytest.raises(DataError, match="no index.parquet there"):
         ShardFolder(root)
     with pytest.raises(DataError, match="cannot be opened"):
         ShardFolder("nothing://there")
@@ -250,6 +254,97 @@ def test_a_hostile_index_is_refused(tmp_path, column, value):
     pq.write_table(wrong, root / "index.parquet")
     with pytest.raises(DataError, match="again"):
         ShardFolder(root)[0]
+
+
+@pytest.mark.parametrize(("column", "shape"), [
+    ("s2", [13, 6, 5]), ("s2", [1, 6, 13, 5]), ("s1", [2, 1, 6, 5]), ("s2_valid", [1, 5, 6]), ("s2_valid", [30]),
+])  # fmt: skip
+def test_rasters_of_another_form_are_refused(tmp_path, column, shape):
+    root = put(tmp_path, [make(holes=True)])
+    index = pq.read_table(root / "index.parquet")
+    place = index.schema.get_field_index(f"{column}_shape")
+    wrong = index.set_column(place, f"{column}_shape", pa.array([shape], index.schema.field(place).type))
+    pq.write_table(wrong, root / "index.parquet")
+    with pytest.raises(DataError, match=f"^a: .*{column} has shape"):
+        ShardFolder(root)[0]
+
+
+def test_verify_sees_another_index(tmp_path):
+    root = put(tmp_path, [make("a", seed=0), make("b", seed=1)])
+    assert list(verify_shards(root)) == []
+    index = pq.read_table(root / "index.parquet")
+    place = index.schema.get_field_index("id")
+    pq.write_table(index.set_column(place, "id", pa.array(["b", "a"])), root / "index.parquet")
+    assert [name for name, _ in verify_shards(root)] == ["index.parquet"]
+
+
+def test_an_index_is_small_in_memory_and_to_send(tmp_path):
+    samples = [make(f"sample-{k}", region="a region with a name of some length") for k in range(2000)]
+    source = ShardFolder(put(tmp_path, samples))
+    assert len(pickle.dumps(source)) < 450 * len(source)
+    assert pickle.loads(pickle.dumps(source))[1999]["region"] == samples[0]["region"]
+
+
+class NoNetwork(fsspec.AbstractFileSystem):
+    """A file system whose connection is gone; its error is one that only its client knows."""
+
+    protocol, cachable = "nonet", False
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        raise ConnectError("no route to host")
+
+
+class ConnectError(Exception):
+    pass
+
+
+def test_no_connection_is_an_error_in_one_sentence(tmp_path):
+    fsspec.register_implementation("nonet", NoNetwork, clobber=True)
+    with pytest.raises(DataError, match="nonet://far.*manifest.json: cannot be read .no route to host"):
+        ShardFolder("nonet://far")
+    source = ShardFolder(put(tmp_path, [make()]))
+    source._files.fs, source._files.local, source._files_here = NoNetwork(), False, False
+    with pytest.raises(DataError, match="^a: s1 in .*cannot be read .no route to host"):
+        source[0]
+
+
+class Cached(fsspec.implementations.memory.MemoryFileSystem):
+    """Has fsspec's own `cat_file`, as the Hub's file system: it opens the file. Notes with which cache."""
+
+    protocol, store, asked = "cached", {}, []
+    cat_file = fsspec.AbstractFileSystem.cat_file
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("cached://", "memory://"))
+
+    def open(self, path, mode="rb", **kwargs):
+        self.asked.append(kwargs.pop("cache_type", None))
+        return super().open(path, mode, **kwargs)
+
+
+def test_a_file_that_must_be_opened_is_not_read_ahead(tmp_path):
+    fsspec.register_implementation("cached", Cached, clobber=True)
+    root = put(tmp_path, [make()])
+    for path in root.rglob("*.*"):
+        Cached().pipe_file(f"/far/{path.relative_to(root)}", path.read_bytes())
+    source = ShardFolder("cached://far")
+    Cached.asked.clear()
+    assert source[0]["s2"].tobytes() == make()["s2"].tobytes()
+    assert Cached.asked == ["none"] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_another_thread_reads_does_not_hang(tmp_path):
+    source = ShardFolder(put(tmp_path, [make()]))
+    source[0]
+    source._files.lock.acquire()  # as if a thread were in the middle of a read
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if source[0]["id"] == "a" else 1)
+    source._files.lock.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_extra_keys_replace_no_pixels(tmp_path):
