@@ -86,8 +86,29 @@ def _sample(args: argparse.Namespace, usage_error: Callable[[str], None]) -> Non
     if chosen.get("defects") and (root / "defects.csv").is_file():
         print(f"planted defects are listed in {root / 'defects.csv'}")
     _print_bands(source, published)
+    if args.layout == "kenya":
+        _print_fields(source)
     if args.layout == "sen12ms":
         print("published: SEN12MS; of B01, B09 and B10 SSL4EO-S12, as SEN12MS has none")
+
+
+def _print_fields(source) -> None:
+    """Share of the classes among labelled fields, withheld labels, and sizes of fields, beside the published ones."""
+    import numpy as np
+
+    from .data.kenya import CROPS
+    from .data.synthetic_kenya import FIELD_COUNTS, PUBLISHED_FIELDS, PUBLISHED_PIXELS, TEST_SHARE
+
+    columns = source.columns()
+    crops, pixels = columns["crop_type"], columns["area_px"].astype(float)
+    labelled = sum(crop is not None for crop in crops)
+    print("class                     share   published")
+    for crop, count in zip(CROPS.values(), FIELD_COUNTS, strict=True):
+        share = sum(crops == crop) / max(labelled, 1)
+        print(f"{crop:22}{100 * share:7.1f} %{100 * count / sum(FIELD_COUNTS):9.1f} %")
+    print(f"{'label withheld':22}{100 * (1 - labelled / len(crops)):7.1f} %{100 * TEST_SHARE:9.1f} %")
+    found, published = pixels.mean(), PUBLISHED_PIXELS / PUBLISHED_FIELDS
+    print(f"pixels of a field: mean {found:.1f} (published {published:.1f}), median {np.median(pixels):g} (about 10)")
 
 
 def _print_bands(source, published: tuple | None) -> None:

@@ -54,6 +54,7 @@ FILES = {
 } | {"train_list.txt": "0a68d4e1eb24f128fccdb930000b2546", "test_list.txt": "c7faad064001e646445c4c634169484d"}
 """Name and MD5 of every file."""
 
+_LISTS = ("train_list.txt", "test_list.txt")
 _BLOCK = 1 << 20
 _TRIES = 6
 _TIMEOUT = 60
@@ -89,7 +90,7 @@ def sen12ms_files(seasons: Sequence[str] | None = None, kinds: Sequence[str] | N
         if given is not None and (not given or not set(given) <= set(known)):
             raise DataError(f"{name} must be some of {', '.join(known)}, found {', '.join(given) or 'none'}")
     wanted = {f"{_SEASONS[season]}_{season}_{kind}.tar.gz" for season in seasons or _SEASONS for kind in kinds or KINDS}
-    return {name: md5 for name, md5 in FILES.items() if name in wanted or name.endswith("_list.txt")}
+    return {name: md5 for name, md5 in FILES.items() if name in wanted or name in _LISTS}
 
 
 def download_sen12ms(
@@ -113,7 +114,7 @@ def download_sen12ms(
         wait: seconds before a second try, doubled for every further one.
 
     Returns:
-        The files.
+        The files. The lists of patches may be missing with a warning: the splits here do not need them.
 
     Raises:
         DataError: after all files were tried, naming the first that is missing and why: not there, refused, another
@@ -136,11 +137,12 @@ def download_sen12ms(
                 raise DataError(f"{path}: is there and has another MD5 than {md5}; remove it to fetch it again")
         except DataError as error:
             logger.warning("%s", error)
-            errors.append(error)
+            if name not in _LISTS:
+                errors.append(error)
     if errors:
         more = f"; and {len(errors) - 1} of the other {len(files) - 1} files are missing too" if errors[1:] else ""
         raise DataError(f"{errors[0]}{more}") from errors[0]
-    return [out / name for name in files]
+    return [out / name for name in files if (out / name).is_file()]
 
 
 def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:

@@ -24,7 +24,8 @@ DATES = (
 )  # fmt: skip
 FIELD_COUNTS = (1462, 829, 98, 487, 172, 160, 78)
 """Labelled fields of each class in the published data."""
-TEST_SHARE = 1402 / 4688
+PUBLISHED_FIELDS, PUBLISHED_PIXELS = 4688, 67_557
+TEST_SHARE = 1402 / PUBLISHED_FIELDS
 
 # Surface reflectance x 10,000, bands as in `BANDS`.
 _SOIL = (620, 780, 1080, 1420, 1660, 1820, 1960, 2080, 2220, 2300, 2850, 2250)

@@ -168,6 +168,12 @@ def test_one_bad_file_does_not_keep_the_others_away(server, tmp_path):
     assert names(tmp_path) == ["a.tar.gz"]
 
 
+def test_the_lists_of_patches_may_be_missing(server, tmp_path, caplog):
+    files = {"a.tar.gz": MD5, "train_list.txt": FILES["train_list.txt"]}
+    assert fetch(server, tmp_path, files) == [tmp_path / "a.tar.gz"]
+    assert "train_list.txt" in caplog.text
+
+
 def test_nobody_there_and_other_addresses(tmp_path):
     with pytest.raises(DataError, match="cannot be reached"):
         download_sen12ms(tmp_path, files={"a": MD5}, url="http://127.0.0.1:9/", progress=False, wait=0.001)
