@@ -1,4 +1,14 @@
-"""Nearest neighbours of embeddings on FAISS: arrays and tables in, ids and cosines out."""
+"""Nearest neighbours of embeddings on FAISS: arrays and tables in, ids and cosines out.
+
+Few vectors are compared one by one. Of many, an index proposes some hundreds from one bit a dimension (RaBitQ, arXiv
+2405.12497, in inverted lists), which are then compared exactly with vectors that lie on disk as half floats:
+
+    index.json          what the vectors are, and SHA-256 of the other files
+    metadata.parquet    id and metadata of each row
+    vectors.npy         the vectors, of length one; mapped into memory, not read
+    lists.faiss         the inverted lists, where there are more rows than `EXACT_BELOW`
+    removed.npy         which rows were removed, where some were
+"""
 
 import dataclasses
 import difflib
@@ -6,91 +16,210 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from . import __version__
 from .errors import CheckpointError, DataError
-from .table import SETTINGS, EmbeddingsTable
+from .table import SETTINGS, EmbeddingsTable, open_table, read_batches, read_info
 
-FORMAT = 1
-FILES = ("index.faiss", "metadata.parquet")
+FORMAT = 2
+FILES = ("metadata.parquet", "vectors.npy", "lists.faiss", "removed.npy")
 # Up to here exact search answers in milliseconds and needs no training.
 EXACT_BELOW = 100_000
-# Recall@10 0.989 at 13.6 times the speed of exact search on 1e6 x 128 (IVF4096,SQfp16).
-NPROBE = 32
-TRAINING_ROWS_PER_LIST = 64
-MIN_ROWS_PER_LIST = 39  # faiss warns below
+PRESETS = ("default", "compact")
+"""default: half floats behind one bit a dimension, 0.57 of the bytes of float32; compact: one byte a number, 0.27."""
+RECALL = 0.98
+"""Share of the true ten nearest that the default is tuned to, on rows of its own."""
+
+_BLOCK = 65536
+_ROWS_PER_LIST = 39  # FAISS warns of fewer in training
+_LARGE = 8192  # lists from which a graph finds the nearest ones
+_PROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+_FACTORS = (16, 32, 64)
+_MOST_CANDIDATES = 8192
+_TUNING_ROWS = 256
 
 
 @dataclasses.dataclass
 class Neighbours:
-    """Result of a query of M items, best first: ids, M lists of k names; rows int64 (M, k); cosines float32 (M, k)."""
+    """Result of a query of M items, best first: ids, M lists of k names; rows int64 (M, k); cosines float32 (M, k).
+
+    `metadata` is a table of M x k rows, those of the first query first.
+    """
 
     ids: list[list[str]]
     rows: np.ndarray
     scores: np.ndarray
+    metadata: pa.Table
 
 
 class EmbeddingIndex:
     """Embeddings that can be searched by cosine.
 
         index = EmbeddingIndex.build(read_table("patches.parquet"))
-        index.query(ids=["ROIs1970_fall_139_p839"], k=5)
+        index.query(ids=["ROIs1970_fall_139_p839"], k=5, where={"season": "fall"})
 
-    Made by `build` or `load`. `ids` are the names in the order of the rows, `metadata` a pyarrow table of `id` and the
-    metadata columns, `info` how the vectors were made, `content_hash` that of the table.
+    Made by `build`, `build_file` or `load`.
+
+    Attributes:
+        metadata: pyarrow table of `id` and the metadata columns, a row for each vector, removed ones too.
+        info: how the vectors were made.
+        content_hash: of the table; of additions and removals too.
+        vectors: (N, D) of length one, float32 or float16, perhaps on disk; None in a compact index.
+        lists: FAISS index that proposes candidates; None where search is exact.
+        settings: preset, and how much is looked at: `probes` lists, `factor` candidates for each result, and the
+            `recall` at ten that this had on a sample of the rows.
     """
 
-    def __init__(self, search: faiss.Index, metadata: pa.Table, info: dict, content_hash: str):
-        self.search = search
-        self.metadata = metadata
-        self.info = info
-        self.content_hash = content_hash
-        self.ids: list[str] = metadata["id"].to_pylist()
-        self._rows = {name: row for row, name in enumerate(self.ids)}
+    def __init__(
+        self,
+        metadata: pa.Table,
+        info: dict,
+        content_hash: str,
+        *,
+        vectors: np.ndarray | None,
+        lists: faiss.Index | None = None,
+        removed: np.ndarray | None = None,
+        settings: dict | None = None,
+    ):
+        self.metadata, self.info, self.content_hash = metadata, info, content_hash
+        self.vectors, self.lists = vectors, lists
+        self.removed = np.zeros(len(metadata), bool) if removed is None else removed
+        self.settings = {"preset": "default"} if settings is None else settings
+        if lists is not None and vectors is None:
+            # Inverted lists find the vector of a row only through a map, which is not saved.
+            faiss.extract_index_ivf(lists).make_direct_map()
+        self._places: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return self.search.ntotal
+        """Number of vectors that can be found."""
+        return len(self.metadata) - int(self.removed.sum())
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.search.d
+        return self.lists.d if self.vectors is None else self.vectors.shape[1]
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the vectors that can be found, in the order of the rows."""
+        return self.metadata["id"].filter(pa.array(~self.removed)).to_pylist()
 
     @classmethod
-    def build(cls, table: EmbeddingsTable, *, exact_below: int = EXACT_BELOW, seed: int = 0) -> "EmbeddingIndex":
-        """Index a table by cosine: exact for up to `exact_below` rows, inverted lists of half floats above.
+    def build(
+        cls,
+        table: EmbeddingsTable,
+        *,
+        preset: str = "default",
+        exact_below: int = EXACT_BELOW,
+        recall: float = RECALL,
+        seed: int = 0,
+    ) -> "EmbeddingIndex":
+        """Index a table in memory by cosine.
 
         Args:
             table: the embeddings.
+            preset: one of `PRESETS`, above `exact_below` rows.
             exact_below: number of rows up to which search is exact.
-            seed: of the random rows that inverted lists are trained on.
+            recall: at ten, to which the default is tuned on rows of its own, or as near as it comes.
+            seed: of the random rows for training and tuning.
 
         Raises:
-            DataError: a vector has no direction (all zeros).
+            DataError: a vector has no direction (all zeros), an id twice, or an unknown preset.
         """
-        vectors = _unit(table.vectors, table.ids)
-        count, dim = vectors.shape
-        if count <= exact_below:
-            search = faiss.IndexFlatIP(dim)
-        else:
-            lists = min(2 ** round(np.log2(4 * np.sqrt(count))), max(1, count // MIN_ROWS_PER_LIST))
-            search = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-            search.nprobe = min(NPROBE, lists)
-            rows = np.random.default_rng(seed).permutation(count)[: TRAINING_ROWS_PER_LIST * lists]
-            search.train(vectors[np.sort(rows)])
-        search.add(vectors)
+
+        def blocks() -> Iterator[tuple[Sequence[str], np.ndarray]]:
+            for start in range(0, len(table), _BLOCK):
+                yield table.ids[start : start + _BLOCK], table.vectors[start : start + _BLOCK]
+
+        def store(shape: tuple[int, int], dtype: type) -> np.ndarray:
+            return np.empty(shape, dtype)
+
+        parts = _build(blocks, table.vectors.shape, store, preset, exact_below, seed)
         metadata = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
-        return cls(_with_map(search), metadata, table.info, table.content_hash)
+        index = cls(metadata, table.info, table.content_hash, **parts)
+        index._tune(recall, seed)
+        return index
+
+    @classmethod
+    def build_file(
+        cls,
+        path: str | os.PathLike,
+        folder: str | os.PathLike,
+        *,
+        preset: str = "default",
+        exact_below: int = EXACT_BELOW,
+        recall: float = RECALL,
+        seed: int = 0,
+    ) -> "EmbeddingIndex":
+        """Index an embeddings table that need not fit into memory, straight into a folder; arguments as in `build`.
+
+        It is read twice, and never more than some 65,000 vectors are held beside the lists (36 bytes a vector at 128
+        dimensions), the ids and the metadata.
+
+        Args:
+            path: the table (Parquet).
+            folder: as in `save`.
+
+        Raises:
+            DataError: as in `build` and `read_table`, or something else lies at `folder`.
+        """
+        folder = _free(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+
+            def blocks() -> Iterator[tuple[Sequence[str], np.ndarray]]:
+                return read_batches(path, _BLOCK)
+
+            def store(shape: tuple[int, int], dtype: type) -> np.ndarray:
+                return np.lib.format.open_memmap(Path(work) / "vectors.npy", "w+", dtype, shape)
+
+            file = open_table(path)
+            first = next(blocks())[1]
+            parts = _build(blocks, (file.metadata.num_rows, first.shape[1]), store, preset, exact_below, seed)
+            metadata, info, digest = _about(path, file, blocks())
+            index = cls(metadata, info, digest, **parts)
+            index._tune(recall, seed)
+            index.save(folder)
+        return cls.load(folder)
+
+    def _tune(self, recall: float, seed: int) -> None:
+        """Set how many lists and candidates are looked at: the least that reaches `recall` on rows of the index."""
+        if self.lists is None or self.vectors is None:
+            return
+        rows = np.sort(np.random.default_rng([seed, 1]).permutation(len(self.metadata))[:_TUNING_ROWS])
+        queries = self._take(rows)
+        k = min(10, len(rows))
+        truth = self._scan(queries, k)[1]
+        lists = faiss.extract_index_ivf(self.lists)
+        scanned = len(self.metadata) / lists.nlist
+        # A candidate that is compared costs some eight times one that is scanned.
+        trials = sorted((p * scanned + 8 * f * k, p, f) for p in _PROBES for f in _FACTORS if p <= lists.nlist)
+        best = None
+        for _, probes, factor in trials or [(0, lists.nlist, _FACTORS[0])]:
+            self.settings |= {"probes": probes, "factor": factor}
+            found = self._search(queries, k)[1]
+            reached = float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, truth, strict=True)]))
+            if best is None or reached > best["recall"]:
+                best = self.settings | {"recall": round(reached, 4)}
+            if reached >= recall:
+                break
+        self.settings = best
 
     def query(
-        self, vectors: np.ndarray | EmbeddingsTable | None = None, *, ids: Sequence[str] | None = None, k: int = 10
+        self,
+        vectors: np.ndarray | EmbeddingsTable | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        k: int = 10,
+        where: Mapping[str, object] | None = None,
     ) -> Neighbours:
         """The k nearest items of each vector, or of each indexed item, which is left out of its own result.
 
@@ -99,9 +228,12 @@ class EmbeddingIndex:
                 the caller knows that they were made alike (`check_settings`).
             ids: names of indexed items, instead of vectors.
             k: how many; fewer where the index holds fewer.
+            where: for metadata columns the value, or list of values, that results must have: {"region": "Kenya"}.
+                Search among those is exact.
 
         Raises:
-            DataError: an unknown id, or vectors of another length, with NaN or without direction.
+            DataError: an unknown id or column, nothing that `where` leaves, or vectors of another length, with NaN or
+                without direction.
             CheckpointError: a table that was made with other settings.
         """
         if (vectors is None) == (ids is None):
@@ -110,9 +242,8 @@ class EmbeddingIndex:
             raise DataError(f"k must be at least 1, found {k}")
         own = None
         if ids is not None:
-            own = np.array([self._row(name) for name in ids], np.int64)
-            vectors = np.array([self.search.reconstruct(int(row)) for row in own]).reshape(len(own), self.dim)
-            names = list(ids)
+            own, names = np.array([self._row(name) for name in ids], np.int64), list(ids)
+            vectors = self._take(own)
         elif isinstance(vectors, EmbeddingsTable):
             self.check_settings(vectors.info)
             vectors, names = vectors.vectors, vectors.ids
@@ -121,24 +252,65 @@ class EmbeddingIndex:
             names = [f"query {n}" for n in range(len(vectors))]
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise DataError(f"queries have shape {vectors.shape}, the index holds vectors of {self.dim} numbers")
-        k = min(k, len(self) - (own is not None))
-        scores, rows = self._search(_unit(vectors, names), k + (own is not None))
+        queries = _unit(vectors, names)
+        among = None if where is None else self._chosen(where)
+        there = len(self) if among is None else len(among)
+        among_own = own is not None and (among is None or bool(np.isin(own, among).all()))
+        wanted = min(k + (own is not None), there)
+        scores, rows = self._search(queries, wanted) if among is None else self._scan(queries, wanted, among)
+        k = min(k, there - among_own)
         if own is not None:
             keep = rows != own[:, None]
-            # A twin may push the item itself out of its list; then the last neighbour goes instead.
-            keep[:, -1] &= ~keep.all(axis=1)
-            scores, rows = scores[keep].reshape(len(own), k), rows[keep].reshape(len(own), k)
-        return Neighbours([[self.ids[row] for row in line] for line in rows], rows, scores)
+            # Where the item itself is not in its list, as among twins or under a filter, the last neighbour goes.
+            order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+            scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        scores, rows = scores[:, :k], rows[:, :k]
+        metadata = self.metadata.take(pa.array(rows.ravel()))
+        flat = iter(metadata["id"].to_pylist())
+        return Neighbours([[next(flat) for _ in line] for line in rows], rows, scores, metadata)
 
-    def _search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and rows (M, k), k at most the number of rows."""
-        scores, rows = self.search.search(vectors, k)
-        short = (rows < 0).any(axis=1)
-        if short.any():
-            # The lists looked into held fewer than k: look into all.
-            everywhere = faiss.SearchParametersIVF(nprobe=self.search.nlist)
-            scores[short], rows[short] = self.search.search(vectors[short], k, params=everywhere)
-        return scores, rows
+    def add(self, table: EmbeddingsTable) -> None:
+        """Add vectors that were made as those of the index were; the lists stay those of the rows it was built of.
+
+        Raises:
+            DataError: an id that is there, vectors of another length or without direction, other columns.
+            CheckpointError: other settings.
+        """
+        self.check_settings(table.info)
+        if table.vectors.shape[1] != self.dim:
+            raise DataError(f"vectors of {table.vectors.shape[1]} numbers, the index holds such of {self.dim}")
+        twice = sorted(set(self.ids).intersection(table.ids))
+        if twice:
+            raise DataError(f"{twice[0]!r} is in the index; remove it first to replace it")
+        vectors = _unit(table.vectors, table.ids)
+        rows = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
+        try:
+            self.metadata = pa.concat_tables([self.metadata, rows], promote_options="permissive").combine_chunks()
+        except pa.ArrowException as error:
+            raise DataError(f"the columns do not go with those of the index ({error})") from error
+        if self.lists is not None:
+            self.lists.add(vectors)
+            if self.vectors is None:
+                faiss.extract_index_ivf(self.lists).make_direct_map()
+        if self.vectors is not None:
+            self.vectors = np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)])
+        self.removed = np.concatenate([self.removed, np.zeros(len(table), bool)])
+        self._changed("add", table.content_hash)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Let items be found no more. Their room is used until the index is built again.
+
+        Raises:
+            DataError: an unknown id; then nothing is removed.
+        """
+        rows = [self._row(name) for name in ids]
+        self.removed = self.removed.copy()
+        self.removed[rows] = True
+        self._changed("remove", json.dumps(sorted(ids)))
+
+    def _changed(self, what: str, of: str) -> None:
+        self.content_hash = hashlib.sha256(f"{self.content_hash} {what} {of}".encode()).hexdigest()
+        self._places = None
 
     def check_settings(self, info: dict) -> None:
         """Refuse vectors that were not made as those of the index were.
@@ -162,21 +334,24 @@ class EmbeddingIndex:
         Raises:
             DataError: something else than an index lies there.
         """
-        folder = Path(os.path.abspath(folder))
-        foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-        if foreign and not (folder / "index.json").is_file():
-            raise DataError(f"{folder}: exists and is no index; give another name")
+        folder = _free(folder)
         # Hidden names that nobody else uses: what lies there is left over from a killed `save`.
         partial, old = (folder.with_name(f".{folder.name}.croplem-{end}") for end in ("new", "old"))
         for leftover in (partial, old):
             if leftover.exists():
                 shutil.rmtree(leftover)
         partial.mkdir(parents=True)
-        faiss.write_index(self.search, str(partial / FILES[0]))
-        pq.write_table(self.metadata, partial / FILES[1])
+        pq.write_table(self.metadata, partial / "metadata.parquet")
+        if self.vectors is not None:
+            np.save(partial / "vectors.npy", self.vectors)
+        if self.lists is not None:
+            faiss.write_index(self.lists, str(partial / "lists.faiss"))
+        if self.removed.any():
+            np.save(partial / "removed.npy", self.removed)
         about = {
             "format": FORMAT, "library_version": __version__, "metric": "cosine", "rows": len(self), "dim": self.dim,
-            "content_hash": self.content_hash, "info": self.info, "sha256": {f: _sha256(partial / f) for f in FILES},
+            "content_hash": self.content_hash, "settings": self.settings, "info": self.info,
+            "sha256": {name: _sha256(partial / name) for name in FILES if (partial / name).exists()},
         }  # fmt: skip
         (partial / "index.json").write_text(json.dumps(about, indent=1))
         if folder.exists():
@@ -186,10 +361,10 @@ class EmbeddingIndex:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "EmbeddingIndex":
-        """Read what `save` wrote.
+        """Read what `save` wrote, wherever it lies now; the vectors stay on disk and are mapped into memory.
 
         Raises:
-            CheckpointError: no index there, or files missing, damaged, foreign or of a newer format.
+            CheckpointError: no index there, or files missing, damaged, foreign or of another format.
         """
         folder = Path(folder)
         try:
@@ -198,25 +373,179 @@ class EmbeddingIndex:
                 raise CheckpointError(
                     f"{folder}: an index of format {about['format']}, this library reads {FORMAT}; build it again"
                 )
-            sums, info, content = dict(about["sha256"]), about["info"], about["content_hash"]
+            sums, settings = dict(about["sha256"]), about["settings"]
+            info, content = about["info"], about["content_hash"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(f"{folder}: no index here (no index.json); `croplem index` writes one") from error
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder}: index.json is damaged ({error!r}); build the index again") from error
-        for name in FILES:
+        if set(sums) - set(FILES) or "metadata.parquet" not in sums or not {"vectors.npy", "lists.faiss"} & set(sums):
+            raise CheckpointError(f"{folder}: index.json is damaged (its files are {sorted(sums)}); build it again")
+        for name, expected in sums.items():
             if not (folder / name).is_file():
                 raise CheckpointError(f"{folder}: {name} is missing; build the index again")
-            if _sha256(folder / name) != sums.get(name):
+            if _sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged or foreign (checksum); build the index again")
-        search = _with_map(faiss.read_index(str(folder / FILES[0])))
-        return cls(search, pq.read_table(folder / FILES[1], partitioning=None), info, content)
+
+        def array(name: str) -> np.ndarray | None:
+            return np.load(folder / name, mmap_mode="r", allow_pickle=False) if name in sums else None
+
+        lists = faiss.read_index(str(folder / "lists.faiss")) if "lists.faiss" in sums else None
+        metadata = pq.read_table(folder / "metadata.parquet", partitioning=None)
+        return cls(
+            metadata, info, content, vectors=array("vectors.npy"), lists=lists, removed=array("removed.npy"),
+            settings=settings,
+        )  # fmt: skip
+
+    def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and rows (M, k) among all that can be found; k at most their number."""
+        factor = self.settings.get("factor", 1)
+        many = min(k * factor, max(k, _MOST_CANDIDATES)) + int(self.removed.sum())
+        if self.lists is None or many >= len(self.metadata):
+            return self._scan(queries, k)
+        lists = faiss.extract_index_ivf(self.lists)
+        lists.nprobe = min(self.settings.get("probes", _PROBES[-1]), lists.nlist)
+        scores, rows = self.lists.search(queries, many)
+        if self.vectors is not None:
+            scores = _compare(self.vectors, queries, rows)
+        scores[(rows < 0) | self.removed[rows]] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        short = np.isneginf(scores).any(axis=1)
+        if short.any():
+            # The lists looked into held fewer than k.
+            scores[short], rows[short] = self._scan(queries[short], k)
+        return scores, rows
+
+    def _scan(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and rows (M, k) by comparison with every row that can be found, or with these rows alone."""
+        if among is None and self.removed.any():
+            among = np.flatnonzero(~self.removed)
+        count = len(self.metadata) if among is None else len(among)
+        if not k or not len(queries):
+            return np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int64)
+        best = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        for start in range(0, count, _BLOCK):
+            stop = min(start + _BLOCK, count)
+            rows = np.arange(start, stop) if among is None else among[start:stop]
+            block = self._take(slice(start, stop) if among is None else rows)
+            found = faiss.knn(queries, block, min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
+            scores, places = (np.concatenate([a, b], 1) for a, b in zip(best, (found[0], rows[found[1]]), strict=True))
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
+        return best
+
+    def _take(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Vectors of some rows, float32."""
+        if self.vectors is None:
+            rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            return np.array([self.lists.reconstruct(int(row)) for row in rows], np.float32).reshape(-1, self.dim)
+        return np.ascontiguousarray(self.vectors[rows], np.float32)
+
+    def _chosen(self, where: Mapping[str, object]) -> np.ndarray:
+        """Rows that can be found and have the wanted values."""
+        keep = ~self.removed
+        for column, wanted in where.items():
+            if column not in self.metadata.column_names:
+                raise DataError(f"the index has no column {column!r}; found {', '.join(self.metadata.column_names)}")
+            wanted = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
+            try:
+                values = pa.array(wanted, self.metadata[column].type)
+            except (pa.ArrowException, TypeError) as error:
+                raise DataError(f"column {column!r} cannot hold {wanted!r} ({error})") from error
+            keep &= pa.compute.is_in(self.metadata[column], value_set=values).to_numpy(zero_copy_only=False)
+        if not keep.any():
+            raise DataError(f"no item of the index has {', '.join(f'{c} {v!r}' for c, v in where.items())}")
+        return np.flatnonzero(keep)
 
     def _row(self, name: str) -> int:
-        if name not in self._rows:
-            close = difflib.get_close_matches(str(name), self.ids[:EXACT_BELOW], n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; ids look like {self.ids[0]!r}"
+        if self._places is None:
+            names = self.metadata["id"].to_pylist()
+            self._places = {names[row]: row for row in np.flatnonzero(~self.removed).tolist()}
+        if name not in self._places:
+            near = difflib.get_close_matches(str(name), list(self._places)[:EXACT_BELOW], n=1, cutoff=0.5)
+            example = next(iter(self._places), None)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; ids look like {example!r}"
             raise DataError(f"the index holds no {name!r}{hint}")
-        return self._rows[name]
+        return self._places[name]
+
+
+def _build(
+    blocks: Callable[[], Iterator[tuple[Sequence[str], np.ndarray]]],
+    shape: tuple[int, int],
+    store: Callable[[tuple[int, int], type], np.ndarray],
+    preset: str,
+    exact_below: int,
+    seed: int,
+) -> dict:
+    """`vectors`, `lists` and `settings` of an index of the vectors that `blocks` gives, each time from the start."""
+    if preset not in PRESETS:
+        raise DataError(f"preset must be one of {', '.join(PRESETS)}, found {preset!r}")
+    count, dim = shape
+    exact, compact = count <= exact_below, preset == "compact"
+    lists = None
+    if not exact:
+        lists = _empty_lists(count, dim, compact)
+        ivf = faiss.extract_index_ivf(lists)
+        rows = np.sort(np.random.default_rng(seed).permutation(count)[: _ROWS_PER_LIST * ivf.nlist])
+        lists.train(_gather(blocks(), rows, dim))
+    vectors = None if compact and not exact else store(shape, np.float32 if exact else np.float16)
+    start = 0
+    for ids, block in blocks():
+        block = _unit(block, ids)
+        if vectors is not None:
+            vectors[start : start + len(block)] = block
+        if lists is not None:
+            lists.add(block)
+        start += len(block)
+    return {"vectors": vectors, "lists": lists, "settings": {"preset": preset}}
+
+
+def _empty_lists(count: int, dim: int, compact: bool) -> faiss.Index:
+    lists = max(1, min(2 ** round(np.log2(4 * np.sqrt(count))), count // _ROWS_PER_LIST))
+    graph = "_HNSW32" if lists >= _LARGE else ""
+    kind = "SQ8" if compact else "RaBitQfs"
+    return faiss.index_factory(dim, f"IVF{lists}{graph},{kind}", faiss.METRIC_INNER_PRODUCT)
+
+
+def _gather(blocks: Iterator[tuple[Sequence[str], np.ndarray]], rows: np.ndarray, dim: int) -> np.ndarray:
+    """The vectors of sorted `rows`, of length one."""
+    out, start, filled = np.empty((len(rows), dim), np.float32), 0, 0
+    for ids, block in blocks:
+        here = rows[(rows >= start) & (rows < start + len(block))] - start
+        out[filled : filled + len(here)] = _unit(block[here], [ids[k] for k in here.tolist()])
+        start, filled = start + len(block), filled + len(here)
+    return out
+
+
+def _compare(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Cosines (M, K) of queries (M, D) with the vectors of their own candidates (M, K)."""
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, 2**25 // max(rows.shape[1] * vectors.shape[1], 1))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        candidates = np.asarray(vectors[rows[part].ravel()], np.float32).reshape(*rows[part].shape, -1)
+        scores[part] = np.matmul(candidates, queries[part, :, None])[..., 0]
+    return scores
+
+
+def _about(
+    path: str | os.PathLike, file: pq.ParquetFile, blocks: Iterator[tuple[Sequence[str], np.ndarray]]
+) -> tuple[pa.Table, dict, str]:
+    """Metadata with ids first, `info`, and the content hash of an embeddings table on disk."""
+    columns = [name for name in file.schema_arrow.names if name not in ("id", "embedding")]
+    ids = file.read(["id"])["id"].cast(pa.string()).combine_chunks()
+    if pa.compute.count_distinct(ids).as_py() < len(ids):
+        raise DataError(f"{path}: ids must be unique")
+    digest = hashlib.sha256(json.dumps([ids.to_pylist(), [len(ids), _width(file)]]).encode())
+    for _, block in blocks:
+        digest.update(np.ascontiguousarray(block, "<f4").tobytes())
+    metadata = file.read(columns).replace_schema_metadata(None).add_column(0, "id", ids)
+    return metadata.combine_chunks(), read_info(path, file), digest.hexdigest()
+
+
+def _width(file: pq.ParquetFile) -> int:
+    return len(next(file.iter_batches(1, columns=["embedding"]))["embedding"][0])
 
 
 def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -230,11 +559,14 @@ def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.divide(vectors, norms[:, None], out=np.empty_like(vectors), casting="same_kind")
 
 
-def _with_map(search: faiss.Index) -> faiss.Index:
-    """Inverted lists find the vector of a row only through a map, which is not saved."""
-    if isinstance(search, faiss.IndexIVF):
-        search.make_direct_map()
-    return search
+def _free(folder: str | os.PathLike) -> Path:
+    """The absolute path of a folder where an index may be written."""
+    folder = Path(os.path.abspath(folder))
+    foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if foreign and not (folder / "index.json").is_file():
+        raise DataError(f"{folder}: exists and is no index; give another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _sha256(path: Path) -> str:
@@ -242,4 +574,4 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-__all__ = ["EmbeddingIndex", "Neighbours"]
+__all__ = ["PRESETS", "EmbeddingIndex", "Neighbours"]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,29 +70,75 @@ def read_table(path: str | os.PathLike) -> EmbeddingsTable:
         DataError: no such file, not Parquet, no rows, a column is missing, vectors are ragged or hold NaN, ids repeat.
     """
     path = Path(path)
+    file = open_table(path)
+    try:
+        table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    ids = _ids(path, table["id"], 0)
+    _check_unique(path, ids)
+    vectors = _vectors(path, table["embedding"].combine_chunks(), ids)
+    metadata = table.drop_columns(["id", "embedding"]).replace_schema_metadata(None)
+    return EmbeddingsTable(ids, vectors, metadata, read_info(path, file))
+
+
+def open_table(path: str | os.PathLike) -> pq.ParquetFile:
+    """The Parquet file of an embeddings table, its columns checked.
+
+    Raises:
+        DataError: no such file, not Parquet, no rows, or a column is missing.
+    """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such embeddings table; `croplem embed` writes one")
     try:
-        table = pq.read_table(path, partitioning=None)
+        file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    schema = file.schema_arrow
     for column in ("id", "embedding"):
-        if column not in table.column_names:
-            raise DataError(f"{path}: no column {column!r}; found {', '.join(table.column_names)}")
-    if len(table) == 0:
+        if column not in schema.names:
+            raise DataError(f"{path}: no column {column!r}; found {', '.join(schema.names)}")
+    if file.metadata.num_rows == 0:
         raise DataError(f"{path}: the table has no rows")
-    if pa.types.is_nested(table["id"].type):
-        raise DataError(f"{path}: column 'id' must hold texts or numbers, found {table['id'].type}")
-    ids = table["id"].cast(pa.string()).to_pylist()
-    if None in ids:
-        raise DataError(f"{path}: row {ids.index(None)} has no id")
-    _check_unique(path, ids)
-    vectors = _vectors(path, table["embedding"].combine_chunks(), ids)
+    if pa.types.is_nested(schema.field("id").type):
+        raise DataError(f"{path}: column 'id' must hold texts or numbers, found {schema.field('id').type}")
+    return file
+
+
+def read_batches(path: str | os.PathLike, rows: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and float32 vectors of an embeddings table, at most `rows` at a time; what `read_table` checks, by part.
+
+    Raises:
+        DataError: as `read_table`, but for ids that repeat.
+    """
+    path, start = Path(path), 0
     try:
-        info = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+        for batch in open_table(path).iter_batches(rows, columns=["id", "embedding"]):
+            ids = _ids(path, batch["id"], start)
+            yield ids, _vectors(path, batch["embedding"], ids)
+            start += len(ids)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def read_info(path: str | os.PathLike, file: pq.ParquetFile) -> dict:
+    """How the vectors of an embeddings table were made; empty for a foreign table.
+
+    Raises:
+        DataError: what stands there is not JSON.
+    """
+    try:
+        return json.loads((file.schema_arrow.metadata or {}).get(KEY, b"{}"))
     except ValueError as error:
         raise DataError(f"{path}: the file's metadata {KEY.decode()!r} is not JSON ({error}); embed again") from error
-    return EmbeddingsTable(ids, vectors, table.drop_columns(["id", "embedding"]).replace_schema_metadata(None), info)
+
+
+def _ids(path: Path, column: pa.ChunkedArray | pa.Array, start: int) -> list[str]:
+    ids = column.cast(pa.string()).to_pylist()
+    if None in ids:
+        raise DataError(f"{path}: row {start + ids.index(None)} has no id")
+    return ids
 
 
 def _check_unique(path: Path, ids: Sequence[str]) -> None:
@@ -297,4 +343,6 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema(types)
 
 
-__all__ = ["EmbeddingsTable", "TableWriter", "content_hash", "read_table"]
+__all__ = [
+    "EmbeddingsTable", "TableWriter", "content_hash", "open_table", "read_batches", "read_info", "read_table",
+]  # fmt: skip

@@ -4,16 +4,16 @@ import json
 import os
 import shutil
 
-import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from croplem_hf.errors import CheckpointError, DataError
 from croplem_hf.index import EmbeddingIndex
-from croplem_hf.table import EmbeddingsTable
+from croplem_hf.table import EmbeddingsTable, read_table
 
 INFO = {"weights_hash": "ab", "processor": {"s1_mean": [1.5]}, "sensors": None, "patch_size": "auto", "pooling": "mean",
         "centred": True, "unit": "patch", "model": "m"}  # fmt: skip
@@ -68,39 +68,119 @@ def test_an_item_is_left_out_of_its_own_result_even_among_twins(exact_below, gro
     k = min(k, len(vectors) - 1)
     assert found.rows.shape == (len(vectors), k)
     assert not (found.rows == np.arange(len(vectors))[:, None]).any()
-    # Half floats of the inverted lists cost a thousandth.
+    # Half floats cost a thousandth.
     np.testing.assert_allclose(found.scores, -np.sort(-truth, axis=1)[:, :k], atol=2e-3)
 
 
-def recall_of_inverted_lists(vectors, queries):
-    """Share of the true ten nearest that inverted lists find, and the index."""
-    exact, lists = (EmbeddingIndex.build(make(vectors), exact_below=n) for n in (10**6, 1000))
-    assert isinstance(exact.search, faiss.IndexFlatIP) and isinstance(lists.search, faiss.IndexIVF)
-    assert lists.search.nlist == 512 and lists.search.nprobe == 32
+def recall_of_lists(vectors, queries, **options):
+    """Share of the true ten nearest that lists find, and the index."""
+    exact, lists = (EmbeddingIndex.build(make(vectors), exact_below=n, **options) for n in (10**6, 1000))
+    assert exact.lists is None and lists.lists is not None
     truth, found = exact.query(queries, k=10).rows, lists.query(queries, k=10).rows
     return np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth.tolist(), found.tolist(), strict=True)]), lists
 
 
-def test_inverted_lists_find_99_of_100():
+@pytest.mark.parametrize(("preset", "least"), [("default", 0.97), ("compact", 0.93)])
+def test_lists_find_what_they_are_tuned_to(preset, least):
     vectors = curved(20_300)
-    recall, lists = recall_of_inverted_lists(vectors[300:], vectors[:300])
-    assert recall >= 0.99, recall
-    again = EmbeddingIndex.build(make(vectors[300:]), exact_below=1000)
+    recall, lists = recall_of_lists(vectors[300:], vectors[:300], preset=preset)
+    assert recall >= least, recall
+    again = EmbeddingIndex.build(make(vectors[300:]), exact_below=1000, preset=preset)
     assert np.array_equal(again.query(vectors[:300]).rows, lists.query(vectors[:300]).rows)
+    assert again.settings == lists.settings
+    if preset == "default":
+        assert abs(lists.settings["recall"] - recall) < 0.02
 
 
 @pytest.mark.parametrize("peer", ["presto", "galileo_nano"])
-def test_inverted_lists_find_99_of_100_real_embeddings(real_data, peer):
+def test_lists_find_97_of_100_real_embeddings(real_data, peer):
     vectors = np.load(real_data / "series" / "peer_embeddings.npz")[peer].astype(np.float32)
     vectors = np.random.default_rng(0).permutation(vectors - vectors.mean(axis=0))
-    recall, _ = recall_of_inverted_lists(vectors[300:], vectors[:300])
-    assert recall >= 0.99, recall
+    recall, _ = recall_of_lists(vectors[300:], vectors[:300])
+    assert recall >= 0.97, recall
+
+
+def test_scores_of_lists_are_cosines_but_for_half_floats():
+    vectors = curved(5000)
+    found = EmbeddingIndex.build(make(vectors), exact_below=0).query(vectors[:40] + 0.01, k=8)
+    truth = np.take_along_axis(cosines(vectors[:40] + 0.01, vectors), found.rows, axis=1)
+    np.testing.assert_allclose(found.scores, truth, atol=1e-3)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+@pytest.mark.parametrize("preset", ["default", "compact"])
+def test_added_and_removed(tmp_path, exact_below, preset):
+    vectors = curved(3000)
+    index = EmbeddingIndex.build(make(vectors[:2000]), exact_below=exact_below, preset=preset)
+    before = index.content_hash
+    more = make(vectors[2000:], ids=[f"new{k}" for k in range(1000)])
+    index.add(more)
+    index.remove(["i7", "new3"])
+    assert len(index) == len(index.ids) == 2998 and index.content_hash != before
+    index.save(tmp_path / "x")
+    for same in (index, EmbeddingIndex.load(tmp_path / "x")):
+        found = same.query(vectors[[7, 2003, 2500]], k=3)
+        assert found.ids[2][0] == "new500" and not {"i7", "new3"} & {name for line in found.ids for name in line}
+        assert same.query(ids=["new500"], k=2).rows.shape == (1, 2)
+        for name in ("i7", "new3"):
+            with pytest.raises(DataError, match=f"holds no '{name}'"):
+                same.query(ids=[name])
+    with pytest.raises(DataError, match="'i8' is in the index"):
+        index.add(make(vectors[:1], ids=["i8"]))
+    with pytest.raises(CheckpointError, match="differ from the index in unit"):
+        index.add(make(vectors[:1], ids=["z"], info=INFO | {"unit": "field"}))
+    with pytest.raises(DataError, match="no 'nobody'"):
+        index.remove(["i1", "nobody"])
+    assert len(index) == 2998
+    index.add(make(vectors[7:8], ids=["i7"]))
+    assert index.query(ids=["i7"], k=1).rows.shape == (1, 1)
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+def test_among_those_with_wanted_values(exact_below):
+    vectors = curved(2000)
+    region = [("Kenya", "Iran", None)[k % 3] for k in range(2000)]
+    index = EmbeddingIndex.build(make(vectors, region=region, year=[2019, 2020] * 1000), exact_below=exact_below)
+    found = index.query(ids=["i0", "i1"], k=5, where={"region": "Kenya", "year": [2019, 2021]})
+    rows = np.array([k for k in range(2000) if region[k] == "Kenya" and k % 2 == 0])
+    truth = cosines(vectors[:2], vectors[rows])
+    truth[0, 0] = -2
+    assert found.rows.tolist() == rows[np.argsort(-truth, axis=1)[:, :5]].tolist()
+    assert set(found.metadata["region"].to_pylist()) == {"Kenya"}
+    assert index.query(ids=["i0"], k=9999, where={"region": "Kenya"}).rows.shape == (1, 666)
+    for where, message in (({"place": 1}, "no column 'place'; found id, number"), ({"region": "Mars"}, "no item"),
+                           ({"year": "x"}, "cannot hold")):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            index.query(ids=["i0"], where=where)
+
+
+@pytest.mark.parametrize("exact_below", [10**6, 0])
+@pytest.mark.parametrize("preset", ["default", "compact"])
+def test_a_file_is_indexed_as_its_table(tmp_path, monkeypatch, exact_below, preset):
+    monkeypatch.setattr("croplem_hf.index._BLOCK", 700)
+    vectors = curved(3000)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 32)
+    path = tmp_path / "table.parquet"
+    table = pa.table({"id": [f"i{k}" for k in range(3000)], "embedding": flat, "number": range(3000)})
+    pq.write_table(table.replace_schema_metadata({"croplem": json.dumps(INFO)}), path, row_group_size=1000)
+    options = {"exact_below": exact_below, "preset": preset}
+    a = EmbeddingIndex.build_file(path, tmp_path / "x", **options)
+    b = EmbeddingIndex.build(read_table(path), **options)
+    assert (a.ids, a.info, a.content_hash, a.settings) == (b.ids, b.info, b.content_hash, b.settings)
+    x, y = a.query(vectors[:50]), b.query(vectors[:50])
+    assert np.array_equal(x.rows, y.rows) and np.array_equal(x.scores, y.scores) and x.metadata.equals(y.metadata)
+    assert sorted(os.listdir(tmp_path)) == ["table.parquet", "x"]
+    pq.write_table(pa.concat_tables([table, table[:1]]), path)
+    with pytest.raises(DataError, match="unique"):
+        EmbeddingIndex.build_file(path, tmp_path / "y", **options)
+    assert sorted(os.listdir(tmp_path)) == ["table.parquet", "x"]
 
 
 def test_inverted_lists_give_k_results_where_the_nearest_lists_hold_fewer():
     vectors = curved(4000)
     index = EmbeddingIndex.build(make(vectors), exact_below=0)
-    index.search.nprobe = 1
+    index.settings |= {"probes": 1}
     found = index.query(vectors[:50], k=1500)
     assert found.rows.shape == (50, 1500) and found.rows.min() >= 0
     assert all(len(set(line)) == 1500 for line in found.rows.tolist())
@@ -132,7 +212,8 @@ def test_saved_moved_and_loaded(tmp_path, exact_below):
     for a, b in ((index.query(ids=["i3", "i7"]), loaded.query(ids=["i3", "i7"])),
                  (index.query(table.vectors), loaded.query(table.vectors))):  # fmt: skip
         assert a.ids == b.ids and np.array_equal(a.scores, b.scores)
-    assert sorted(os.listdir(moved)) == ["index.faiss", "index.json", "metadata.parquet"]
+    lists = ["lists.faiss"] if exact_below == 0 else []
+    assert sorted(os.listdir(moved)) == ["index.json", *lists, "metadata.parquet", "vectors.npy"]
 
 
 def test_an_index_is_replaced_whole_and_nothing_else_ever(tmp_path, monkeypatch):
@@ -145,7 +226,7 @@ def test_an_index_is_replaced_whole_and_nothing_else_ever(tmp_path, monkeypatch)
     assert EmbeddingIndex.load(tmp_path / "x.index").content_hash == second.content_hash
     # What a killed save leaves does not disturb the next one, and the index that was there stays.
     with monkeypatch.context() as patch:
-        patch.setattr(faiss, "write_index", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(np, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             first.save(tmp_path / "x.index")
     assert EmbeddingIndex.load(tmp_path / "x.index").content_hash == second.content_hash
@@ -174,9 +255,10 @@ DAMAGE = {
     "index.json is damaged .*TypeError": lambda f: (f / "index.json").write_text("[]"),
     "index.json is damaged .*format": lambda f: edit(f, format=None),
     "index.json is damaged .*sha256": lambda f: edit(f, sha256=None),
-    "an index of format 9, this library reads 1": lambda f: edit(f, format=9),
+    "an index of format 9, this library reads 2": lambda f: edit(f, format=9),
     "metadata.parquet is missing": lambda f: (f / "metadata.parquet").unlink(),
-    "index.faiss is damaged or foreign": lambda f: os.truncate(f / "index.faiss", 100),
+    "vectors.npy is damaged or foreign": lambda f: os.truncate(f / "vectors.npy", 100),
+    "index.json is damaged .*files": lambda f: edit(f, sha256={"../x": "1"}),
     "metadata.parquet is damaged or foreign": lambda f: (f / "metadata.parquet").write_bytes(b"other"),
 }
 
@@ -194,10 +276,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, message):
 def test_files_of_another_index_are_refused(tmp_path):
     for seed in (0, 1):
         EmbeddingIndex.build(make(curved(20, seed=seed))).save(tmp_path / str(seed))
-    shutil.copy(tmp_path / "1" / "index.faiss", tmp_path / "0" / "index.faiss")
-    with pytest.raises(CheckpointError, match="index.faiss is damaged or foreign"):
+    shutil.copy(tmp_path / "1" / "vectors.npy", tmp_path / "0" / "vectors.npy")
+    with pytest.raises(CheckpointError, match="vectors.npy is damaged or foreign"):
         EmbeddingIndex.load(tmp_path / "0")
-    for path in (tmp_path / "nothing", tmp_path / "0" / "index.faiss"):
+    for path in (tmp_path / "nothing", tmp_path / "0" / "vectors.npy"):
         with pytest.raises(CheckpointError, match="no index here"):
             EmbeddingIndex.load(path)
 
