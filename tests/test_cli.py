@@ -225,7 +225,7 @@ def test_one_clear_line_for_every_mistake(tree, embedded, tmp_path, capsys, monk
     pq.write_table(read_table(table).metadata, "without_embedding.parquet")
     broken = tmp_path / "broken.index"
     shutil.copytree(index, broken)
-    os.truncate(broken / "index.faiss", 10)
+    os.truncate(broken / "vectors.npy", 10)
     for argv, message in [
         (["embed", "nothing", "o.parquet"], "nothing: no such file or folder; accepted are"),
         (["embed", "empty", "o.parquet"], "empty: no SEN12MS patch in this folder; expected files such as"),
