@@ -143,11 +143,17 @@ examples:
     build.add_argument("--sensors", type=_words, help="only these: s1, s2 or s1,s2")
     build.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     build.add_argument("--findings", type=Path, help="table of `croplem data check`; its errors are left out")
-    build.add_argument(
-        "--spill-gb", type=float, default=50, metavar="GB", help="disk to use while archives are joined (default 50)"
-    )
+    text = "disk to use while archives are joined (default 50)"
+    build.add_argument("--spill-gb", type=_gigabytes, default=50, metavar="GB", help=text)
     build.add_argument("--verify", action="store_true", help="then read everything back and compare the checksums")
     build.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _gigabytes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 def _words(text: str) -> list[str]:

@@ -244,7 +244,7 @@ def test_one_clear_line_for_every_mistake(tree, embedded, tmp_path, capsys, monk
         (["index", good, "i"], "good.parquet: no column 'embedding'"),
         (["index", table, "."], "exists and is no index; give another name"),
         (["similar", "nothing", "--id", "x"], "nothing: no index here (no index.json)"),
-        (["similar", broken, "--id", known], "index.faiss is damaged or foreign (checksum)"),
+        (["similar", broken, "--id", known], "vectors.npy is damaged or foreign (checksum)"),
         (["similar", index, "--id", "x"], "the index holds no 'x'; ids look like"),
         (["similar", index, "--id", known, "-k", "0"], "k must be at least 1, found 0"),
         (["similar", index, "--id", known, "--picture", "p.png"], "--picture needs --images SRC"),

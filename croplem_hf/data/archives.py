@@ -52,6 +52,7 @@ class Archives:
             fails at the very end of an archive comes here too: groups of that season that were read before may be
             damaged.
         unlisted: ids that `groups` came upon and the inventory did not know.
+        read: seasons, such as "spring", whose archives `spilled_groups` read to the end and found whole.
         refused: members that were not read (links, second copies, huge, ...) and why, by "archive/member".
 
     Raises:
@@ -87,6 +88,7 @@ class Archives:
         self.damaged: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.unlisted: set[str] = set()
+        self.read: set[str] = set()
         self.scenes: dict[str, tuple[float, float]] = {}
         self.present: dict[str, tuple[str, ...]] = {}
         for season, files in self._archives.items():
@@ -181,7 +183,7 @@ class Archives:
         joining.expect(season, tuple(files))
         streams = {kind: self._patches(season, kind, path) for kind, path in files.items()}
         known = {id for id in self.present if season_of(id) == season}
-        taken = dict.fromkeys(streams, 0)
+        taken, sound = dict.fromkeys(streams, 0), True
         try:
             while streams and (to_end or joining.needs(season)):
                 kind = _turn(taken, streams, joining)
@@ -198,9 +200,12 @@ class Archives:
                     del streams[kind]
                     joining.settle(season, kind, None)
                 except _Damaged as error:
+                    sound = False
                     streams.pop(kind).close()
                     joining.settle(season, kind, str(error))
                 yield from joining.finished()
+            if sound and not streams:
+                self.read.add(season.split("_")[1])
         finally:
             for stream in streams.values():
                 stream.close()

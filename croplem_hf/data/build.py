@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import DataError
-from .archives import Archives
+from .archives import Archives, SpilledGroup
 from .card import dataset_card
 from .files import GENERATED, write_aside
 from .shard_plan import Shard, choose_splits, patch_scene, patch_season, plan_shards
@@ -108,13 +108,18 @@ def build_shards(
         bar = tqdm(total=len(shards), initial=len(shards) - len(waiting), unit="shard", desc=f"building {out.name}",
                    disable=None if progress else True)  # fmt: skip
         with bar:
-            # An archive is read to its end once, where its checksum stands, also if no shard waits for it any more.
-            unread = [season for season in plan["groups"] if season in whole and season not in plan["read"]]
+            # Archives are read to their end, where their checksum stands: once, and again when more is taken of them.
+            again = {shard.season for shard in waiting}
+            plan["read"] = [season for season in plan["read"] if season not in again]
+            unread = sorted(whole.difference(plan["read"]))
             for _ in _work(source, waiting, out, workers, spill_bytes, unread):
                 bar.update()
+                if isinstance(source, Archives) and not source.read <= set(plan["read"]):
+                    plan["read"] = sorted(source.read.union(plan["read"]))
+                    _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
         if isinstance(source, Archives):
             shutil.rmtree(out / _RECORDS / "spill", ignore_errors=True)
-            plan["read"] += unread
+            plan["read"] = sorted(source.read.union(plan["read"]))
             _settle(source, shards, out, plan)
         return _finish(out, plan)
 
@@ -275,7 +280,6 @@ def _settle(source: Archives, shards: list[Shard], out: Path, plan: dict) -> Non
                 (out / _RECORDS / shard.name).unlink()
                 (out / "data" / shard.name).unlink()
                 back += 1
-            plan["read"] = [season for season in plan["read"] if season not in spoiled]
         if back:
             _write_text(out / _RECORDS / "plan.json", json.dumps(plan, indent=1))
             raise DataError(
@@ -307,7 +311,8 @@ def _make(source, shard: Shard, out: Path) -> str:
 
     path = out / "data" / shard.name
     rows = write_shard(path, samples(), shard.split)
-    if not rows and len(skipped) >= _MANY:
+    # What lies behind the damage of an archive is no sign of that; `_settle` sees to it.
+    if not rows and len(skipped) >= _MANY and not isinstance(source, SpilledGroup):
         path.unlink()
         raise DataError(
             f"{shard.name}: none of its {len(skipped)} items can be read, the first: {skipped[0][1]}. Is the disk "

@@ -248,7 +248,8 @@ def _of_seasons(source, src: str | os.PathLike, seasons: Sequence[str] | None) -
 def _check_shards(source: ShardFolder) -> list[Row]:
     ids, rows = set(source.ids), []
     for name, problem in verify_shards(source.root):
-        id, file = (name, "") if name in ids else ("", f"data/{name}")
+        file = name if name == "index.parquet" else f"data/{name}"
+        id, file = (name, "") if name in ids else ("", file)
         rows.append((id, file, "shard", "error", problem, None))
     return rows
 

@@ -6,6 +6,7 @@ another 3 % and take five times as long to pack.
 """
 
 import math
+import os
 import threading
 
 import numcodecs.blosc
@@ -85,6 +86,17 @@ class _OneThread:
             _OneThread.inside -= 1
             if _OneThread.inside == 0:
                 numcodecs.blosc.use_threads = _OneThread.before
+
+    @staticmethod
+    def forked() -> None:
+        """In a child, where the other threads and what they held are gone."""
+        _OneThread.lock = threading.Lock()
+        if _OneThread.inside:
+            _OneThread.inside, numcodecs.blosc.use_threads = 0, _OneThread.before
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OneThread.forked)
 
 
 __all__ = ["CODECS", "checksum", "decode", "encode"]

@@ -127,7 +127,7 @@ def download_sen12ms(
     url = url if url.endswith(("/", "=")) else f"{url}/"
     files = sen12ms_files(seasons, kinds) if files is None else files
     out.mkdir(parents=True, exist_ok=True)
-    errors = []
+    errors, whole = [], []
     for name, md5 in files.items():
         path = out / name
         try:
@@ -135,6 +135,7 @@ def download_sen12ms(
                 _fetch(url + urllib.parse.quote(name), path, md5, progress, wait)
             elif _md5(path, progress) != md5:
                 raise DataError(f"{path}: is there and has another MD5 than {md5}; remove it to fetch it again")
+            whole.append(path)
         except DataError as error:
             logger.warning("%s", error)
             if name not in _LISTS:
@@ -142,7 +143,7 @@ def download_sen12ms(
     if errors:
         more = f"; and {len(errors) - 1} of the other {len(files) - 1} files are missing too" if errors[1:] else ""
         raise DataError(f"{errors[0]}{more}") from errors[0]
-    return [out / name for name in files if (out / name).is_file()]
+    return whole
 
 
 def _fetch(url: str, path: Path, md5: str, progress: bool, wait: float) -> None:
@@ -200,7 +201,7 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
             total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
             if total == str(start):
                 return
-            part.unlink()
+            _disk(part.unlink)
             raise OSError("the file there is another one now") from error
         if error.code in (401, 403, 404, 410):
             what = {401: "asks for a log-in", 403: "refuses it", 404: "has no such file", 410: "has it no more"}
@@ -217,9 +218,9 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
             raise _HTTPError(f"needs {left / 1e9:.1f} GB, and {path.parent} has {free / 1e9:.1f} GB left; make room")
         tag = response.headers.get("ETag")
         if tag and not tag.startswith("W/"):
-            etag.write_text(tag)
+            _disk(etag.write_text, tag)
         else:
-            etag.unlink(missing_ok=True)
+            _disk(etag.unlink, missing_ok=True)
         first = start if resumed else 0
         total = None if left is None else first + left
         with (
@@ -232,26 +233,26 @@ def _get(url: str, path: Path, part: Path, progress: bool) -> None:
                 bar.update(len(block))
         if total is not None and part.stat().st_size < total:
             raise OSError(f"the connection ended at {part.stat().st_size} of {total} bytes")
-    etag.unlink(missing_ok=True)
+    _disk(etag.unlink, missing_ok=True)
+
+
+def _disk(call: Callable, *args, **options):
+    """Call what touches the disk; its errors are told from those of the connection."""
+    try:
+        return call(*args, **options)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        reason = "the disk is full, make room" if full else f"cannot be written ({error.strerror})"
+        raise _DiskError(reason) from error
 
 
 @contextlib.contextmanager
 def _writing(path: Path, mode: str) -> Iterator[Callable[[bytes], None]]:
-    """A file's `write`, whose errors are told from those of the connection."""
-
-    def disk(call: Callable, *args):
-        try:
-            return call(*args)
-        except OSError as error:
-            full = error.errno == errno.ENOSPC
-            reason = "the disk is full, make room" if full else f"cannot be written ({error.strerror})"
-            raise _DiskError(reason) from error
-
-    handle = disk(open, path, mode)
+    handle = _disk(open, path, mode)
     try:
-        yield lambda block: disk(handle.write, block)
+        yield lambda block: _disk(handle.write, block)
     finally:
-        disk(handle.close)
+        _disk(handle.close)
 
 
 def _md5(path: Path, progress: bool) -> str:

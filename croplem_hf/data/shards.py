@@ -306,7 +306,10 @@ class ShardFolder:
         except Exception as error:
             raise self._unreachable(error, where) from error
         if len(data) != size or checksum(data) != row[f"{name}_xxh3"]:
-            raise DataError(f"{where}: the shard is damaged or of another build than index.parquet; fetch it again")
+            raise DataError(
+                f"{where}: the shard is damaged or of another build than index.parquet; fetch it again, or remove it "
+                "and build again"
+            )
         try:
             return decode(data, row[f"{name}_codec"], row[f"{name}_dtype"], tuple(row[f"{name}_shape"]))
         except (TypeError, ValueError) as error:
@@ -400,8 +403,14 @@ def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest()
             with source._fs.open(path, "rb") as handle:
                 rows = pq.ParquetFile(handle).metadata.num_rows
-        except (OSError, pa.ArrowException) as error:
+        except pa.ArrowException as error:
             yield name, f"cannot be read ({str(error).splitlines()[0]})"
+            continue
+        except Exception as error:
+            problem = source._unreachable(error, name)
+            if problem is error:
+                raise
+            yield name, str(problem)
             continue
         if (digest, rows) != (about["sha256"], about["rows"]):
             expected = f"{about['rows']} and {about['sha256']}"

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import croplem_hf.data.build
 from croplem_hf.cli import main
 from croplem_hf.data import SEN12MSFolder, generate_sen12ms
 from croplem_hf.data.build import build_shards
 from croplem_hf.data.card import DECODE
 from croplem_hf.data.shard_plan import SHARD_COUNTS, plan_shards
 from croplem_hf.data.shards import ShardFolder, verify_shards
+from croplem_hf.data.tarstream import TarStream
 from croplem_hf.errors import DataError
 
 
@@ -203,6 +205,56 @@ def test_a_resumed_build_reads_spoiled_archives_to_their_end_too(tree, tmp_path)
         path.write_bytes(whole)
         assert build(archives, out)["samples"] == 96
         path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+
+
+def test_what_is_taken_of_an_archive_later_is_held_to_its_checksum_too(tree, tmp_path):
+    source, out = shutil.copytree(tree, tmp_path / "tree"), tmp_path / "out"
+    path = sorted(source.rglob("ROIs1970_fall_s2_*.tif"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:900])
+    build(archive(source, tmp_path / "archives"), out)
+    # Fetched again, with that patch mended, and damaged elsewhere.
+    path.write_bytes(whole)
+    archives = archive(source, tmp_path / "again")
+    packed = archives / "ROIs1970_fall_s2.tar.gz"
+    data = packed.read_bytes()
+    packed.write_bytes(data[:-8] + bytes([data[-8] ^ 1]) + data[-7:])
+    with pytest.raises(DataError, match="may hold wrong ones"):
+        build(archives, out)
+
+
+def test_seasons_that_were_read_to_the_end_are_not_read_again(tree, tmp_path, monkeypatch):
+    archives, out = archive(tree, tmp_path / "archives"), tmp_path / "out"
+    make = croplem_hf.data.build._make
+
+    def stopped(source, shard, folder):
+        if shard.season == "winter":
+            raise KeyboardInterrupt
+        return make(source, shard, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(croplem_hf.data.build, "_make", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(archives, out)
+    opened = []
+    begin = TarStream.__iter__
+    monkeypatch.setattr(TarStream, "__iter__", lambda self: opened.append(self.path.name) or begin(self))
+    assert build(archives, out)["samples"] == 96
+    assert opened and not any("spring" in name or "summer" in name for name in opened)
+
+
+def test_an_archive_that_ends_early_takes_only_its_own_shards(tmp_path):
+    tree = generate_sen12ms(tmp_path / "tree", size=8, scenes=8, patches_per_scene=48)
+    archives, out = archive(tree, tmp_path / "archives"), tmp_path / "out"
+    path = archives / "ROIs1970_fall_s2.tar.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 5])
+    with pytest.raises(DataError, match=f"{path.name}.*fetch the archives again"):
+        build(archives, out)
+    made = {file.name.split("-")[1] for file in (out / "data").iterdir()}
+    assert made >= {"spring", "summer", "winter"}
+    path.write_bytes(whole)
+    assert build(archives, out)["skipped"] == 0
 
 
 def test_a_source_that_vanished_is_no_success(tree, tmp_path):

@@ -171,6 +171,8 @@ def test_one_bad_file_does_not_keep_the_others_away(server, tmp_path):
 def test_the_lists_of_patches_may_be_missing(server, tmp_path, caplog):
     files = {"a.tar.gz": MD5, "train_list.txt": FILES["train_list.txt"]}
     assert fetch(server, tmp_path, files) == [tmp_path / "a.tar.gz"]
+    (tmp_path / "train_list.txt").write_text("another")
+    assert fetch(server, tmp_path, files) == [tmp_path / "a.tar.gz"]
     assert "train_list.txt" in caplog.text
 
 
@@ -191,10 +193,16 @@ def test_a_disk_that_cannot_be_written_is_no_lost_connection(server, tmp_path):
     (tmp_path / "a.tar.gz.part").mkdir()
     with pytest.raises(DataError, match=r"a\.tar\.gz\.part: cannot be written .Is a directory"):
         fetch(server, tmp_path)
-    assert len(server.asked) == 1
+    (tmp_path / "a.tar.gz.part").rmdir()
+    (tmp_path / "a.tar.gz.part.etag").unlink()
+    (tmp_path / "a.tar.gz.part.etag").mkdir()
+    with pytest.raises(DataError, match=r"a\.tar\.gz\.part: cannot be written .Is a directory"):
+        fetch(server, tmp_path)
+    assert len(server.asked) == 2
 
 
 def test_no_redirect_leads_out_of_encryption():
+    assert any(isinstance(handler, download._SafeRedirects) for handler in download._opener.handlers)
     request = urllib.request.Request("https://example.org/a")
     follow = download._SafeRedirects().redirect_request
     assert follow(request, None, 302, "", {}, "https://example.com/b").full_url == "https://example.com/b"

@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import fsspec
+import fsspec.asyn
 import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
-from croplem_hf.data import make_sample
+from croplem_hf.data import codec, make_sample
 from croplem_hf.data.shards import SCHEMA, ShardFolder, verify_shards, write_shard
 from croplem_hf.errors import DataError
 
@@ -334,16 +335,66 @@ def test_a_file_that_must_be_opened_is_not_read_ahead(tmp_path):
     assert Cached.asked == ["none"] * 2
 
 
+class Async(fsspec.asyn.AsyncFileSystem):
+    """As those of S3 and HTTP: its reading takes no options, and its connections are of one process."""
+
+    protocol, cachable, files = "async", False, {}
+    whole = False
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pid = os.getpid()
+
+    async def _cat_file(self, path, start=None, end=None):
+        if self.pid != os.getpid():
+            raise ConnectError("a connection of another process")
+        data = self.files[path.removeprefix("async://")]
+        return data if self.whole else data[start:end]
+
+
+def far(root):
+    fsspec.register_implementation("async", Async, clobber=True)
+    Async.files = {f"far/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*.*")}
+    return ShardFolder("async://far")
+
+
+def test_file_systems_of_s3_and_http_are_read(tmp_path, monkeypatch):
+    source = far(put(tmp_path, [make()]))
+    assert source[0]["s2"].tobytes() == make()["s2"].tobytes()
+    monkeypatch.setattr(Async, "whole", True)
+    with pytest.raises(DataError, match="sends whole files where parts"):
+        far(put(tmp_path, [make()]))[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_makes_connections_of_its_own(tmp_path):
+    source = far(put(tmp_path, [make()]))
+    source[0]
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(20)
+            os._exit(0 if source[0]["id"] == "a" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fork_while_another_thread_reads_does_not_hang(tmp_path):
     source = ShardFolder(put(tmp_path, [make()]))
     source[0]
     source._files.lock.acquire()  # as if a thread were in the middle of a read
+    codec._OneThread.lock.acquire()
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
-        os._exit(0 if source[0]["id"] == "a" else 1)
+        try:
+            signal.alarm(20)
+            os._exit(0 if source[0]["id"] == "a" else 1)
+        finally:
+            os._exit(2)
     source._files.lock.release()
+    codec._OneThread.lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
