@@ -243,7 +243,8 @@ def test_seasons_that_were_read_to_the_end_are_not_read_again(tree, tmp_path, mo
     assert opened and not any("spring" in name or "summer" in name for name in opened)
 
 
-def test_an_archive_that_ends_early_takes_only_its_own_shards(tmp_path):
+def test_an_archive_that_ends_early_takes_only_its_own_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("croplem_hf.data.shard_plan._FEWEST_ROWS", 8)
     tree = generate_sen12ms(tmp_path / "tree", size=8, scenes=8, patches_per_scene=48)
     archives, out = archive(tree, tmp_path / "archives"), tmp_path / "out"
     path = archives / "ROIs1970_fall_s2.tar.gz"
