@@ -132,10 +132,10 @@ def test_nothing_to_build_from(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def archive(tree, folder, seed=0):
-    """The tree as three archives a season, members in random order."""
+def archive(tree, folder, shuffle=True):
+    """The tree as three archives a season, members in random order, or in theirs."""
     folder.mkdir()
-    rng = random.Random(seed)
+    rng = random.Random(0)
     for season in sorted(path.name for path in tree.iterdir() if path.is_dir()):
         for kind in ("s1", "s2", "lc"):
             files = sorted(tree.glob(f"{season}/{kind}_*/*.tif"))
