@@ -171,6 +171,8 @@ def test_a_file_is_indexed_as_its_table(tmp_path, monkeypatch, exact_below, pres
     x, y = a.query(vectors[:50]), b.query(vectors[:50])
     assert np.array_equal(x.rows, y.rows) and np.array_equal(x.scores, y.scores) and x.metadata.equals(y.metadata)
     assert sorted(os.listdir(tmp_path)) == ["table.parquet", "x"]
+    pq.write_table(table.select(["id", "embedding"]), path)
+    assert EmbeddingIndex.build_file(path, tmp_path / "x", **options).metadata.column_names == ["id"]
     pq.write_table(pa.concat_tables([table, table[:1]]), path)
     with pytest.raises(DataError, match="unique"):
         EmbeddingIndex.build_file(path, tmp_path / "y", **options)
