@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> None:
     cases["points_per_cpu_s_12_dates"] = (points(512), 1)
     rates = {(kind, key): [] for kind in ("float32", "bf16") for key in cases}
     moved = {}
-    for round in range(args.rounds + 1):
+    for turn in range(args.rounds + 1):
         for kind, key in rates:
             samples, p = cases[key]
             begin = time.process_time()
             with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
                 found = embedder.encode(samples, patch_size=p)
             seconds = time.process_time() - begin
-            if round:  # the first one warms up
+            if turn:  # the first one warms up
                 rates[kind, key].append(len(samples) / seconds)
             moved[kind, key] = found
     figures = {key: round(statistics.median(rates["float32", key]), 1) for key in cases}

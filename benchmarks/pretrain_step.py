@@ -3,14 +3,15 @@
     OMP_NUM_THREADS=1 python benchmarks/pretrain_step.py --json pretrain_step.json
 
 Both have the same encoder, decoder, number of tokens, share of hidden tokens and batch; a step is forward, backward and
-AdamW on one batch that is in memory. ViTMAE takes square images only, so the layouts are optics alone (13 bands, as many
-tokens as patches) and two dates of each sensor (four times as many tokens, against an image of twice the side and eight
-bands, which holds as many values). Rounds are interleaved; on a CPU a rate is of CPU time. ViTMAE has a class token more.
+AdamW on one batch that is in memory. ViTMAE takes square images only, so the layouts are optics alone (13 bands, as
+many tokens as patches) and two dates of each sensor (four times as many tokens, against an image of twice the side and
+eight bands, which holds as many values). Rounds are interleaved; on a CPU a rate is of CPU time. ViTMAE has a class
+token more.
 
-Keys of the JSON: `step_vs_vitmae`, the smallest over the layouts of the ratio of medians, CropLEM over ViTMAE; `layouts`
-with samples/s and the ratio in each round; `data_wait_percent` of a run of the training loop on an invented SEN12MS tree
-in shards. With a CUDA device also `gpu`: base at 256 px in bf16, samples/s, MFU (of --peak-tflops), peak memory, and
-samples/s with the shard loader feeding it.
+Keys of the JSON: `step_vs_vitmae`, the smallest over the layouts of the ratio of medians, CropLEM over ViTMAE;
+`layouts` with samples/s and the spread of the ratio; `data_wait_percent` of a run of the training loop on an invented
+SEN12MS tree in shards. With a CUDA device also `gpu`: base at 256 px in bf16, samples/s, MFU (of --peak-tflops), peak
+memory, and samples/s with the shard loader feeding it.
 """
 
 import argparse
@@ -95,10 +96,10 @@ def compare(dates, side, patch, image, channels, preset, batch, rounds, steps, d
         "vitmae": stepper(theirs, lambda: theirs(pixels).loss),
     }
     rates = {name: [] for name in runs}
-    for round in range(rounds + 1):
-        for name in sorted(runs, reverse=bool(round % 2)):
+    for turn in range(rounds + 1):
+        for name in sorted(runs, reverse=bool(turn % 2)):
             seconds = timed(runs[name], steps, device)
-            if round:  # the first one warms up
+            if turn:  # the first one warms up
                 rates[name].append(batch * steps / seconds)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = [a / b for a, b in zip(rates["croplem"], rates["vitmae"], strict=True)]
@@ -184,14 +185,10 @@ def base_on_gpu(batch: int, peak_tflops: float) -> dict:
         loader = torch.utils.data.DataLoader(data, batch_size=None, sampler=range(60), num_workers=8, pin_memory=True)
         batches = iter(loader)
 
-        def fed() -> None:
-            found = {key: value.to("cuda", non_blocking=True) for key, value in next(batches)["inputs"].items()}
-            stepper_fed(found)
-
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-        def stepper_fed(found) -> None:
-            loss(found).backward()
+        def fed() -> None:
+            loss({key: value.to("cuda", non_blocking=True) for key, value in next(batches)["inputs"].items()}).backward()
             optimizer.step()
             optimizer.zero_grad()
 
