@@ -188,7 +188,8 @@ def base_on_gpu(batch: int, peak_tflops: float) -> dict:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
         def fed() -> None:
-            loss({key: value.to("cuda", non_blocking=True) for key, value in next(batches)["inputs"].items()}).backward()
+            found = {key: value.to("cuda", non_blocking=True) for key, value in next(batches)["inputs"].items()}
+            loss(found).backward()
             optimizer.step()
             optimizer.zero_grad()
 

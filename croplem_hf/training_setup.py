@@ -56,7 +56,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         # A batch without one sensor leaves that sensor's parameters without a gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        log_with=trackers,
+        log_with=trackers or None,
         project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers")),
     )
     check_processes(accelerator, config)
