@@ -11,180 +11,55 @@ bit as if it had not been; run the same command again.
 import argparse
 import contextlib
 import dataclasses
-import hashlib
-import itertools
 import logging
 import math
 import os
-import shutil
-import signal
 import sys
-import threading
 import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from huggingface_hub.errors import StrictDataclassError
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 
-from .augment import FEWEST_TRIED, Augmentation, TrainingBatches, augment, draw_recipe, mask_seed
-from .data import open_source
-from .data.plan import BatchPlan, read_layout, select_items
-from .data.sample import Sample
-from .embedding import Embedder
+from .augment import FEWEST_TRIED, TrainingBatches, mask_seed
 from .errors import CheckpointError, CropLEMError, DataError
-from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
-from .reconstruction import reconstruct, reconstruction_sheet
-from .training_config import SourceConfig, TrainingConfig, check_keys, load_config
+from .training_bad_batch import load_bad_batch, save_bad_batch
+from .training_config import ProbeConfig, SourceConfig, TrainingConfig, load_config
+from .training_ema import WeightAverage
 from .training_files import (
     RunFiles,
     RunState,
     checkpoints_in,
     config_record,
+    load_averages,
     load_optimizer,
+    locked,
     prepare_folder,
     read_state,
+    rotate,
     save_checkpoint,
-    save_model,
 )
+from .training_outputs import Outputs
+from .training_setup import (
+    build_accelerator,
+    build_model,
+    build_optimizer,
+    learning_rate_at,
+    open_data,
+)
+from .training_signals import catch_signals, leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
-
-CENTRE_SAMPLES = 1024
-"""Samples over which the mean embedding is taken at the end of a run."""
-PICTURE_SAMPLES = 6
-
-
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Learning rate of optimiser step `step`, counted from 0: a linear warm-up, then half a cosine."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    low, high = min(config.min_learning_rate, config.learning_rate), config.learning_rate
-    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
-    """Sources, the plan over them, and a hash of what they hold."""
-    sources, layouts, digest = [], [], hashlib.sha256()
-    for spec in config.sources:
-        source = open_source(
-            spec.path, sensors=spec.sensors, s2_level=spec.s2_level, s1_units=spec.s1_units, s2_units=spec.s2_units,
-            s2_offset=spec.s2_offset,
-        )  # fmt: skip
-        if hasattr(source, "labels"):
-            source.labels = False  # nothing here looks at land cover, so it is not read
-        keep = select_items(source, spec.where, spec.test_scenes)
-        layout = read_layout(source).keep(keep).crop(config.crop_size)
-        logger.info("%s: %d of %d items, weight %g", spec.path, int(keep.sum()), len(source), spec.weight)
-        sources.append(source)
-        layouts.append(layout)
-        digest.update("\n".join(source.ids).encode() + layout.shapes.tobytes())
-    weights = [spec.weight for spec in config.sources]
-    plan = BatchPlan(layouts, batch_size=config.batch_size, seed=config.seed, weights=weights)
-    return sources, plan, digest.hexdigest()
-
-
-def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLEMForPreTraining, CropLEMImageProcessor]:
-    """Model and processor: of a checkpoint of this run, of `init_from`, or fresh."""
-    torch.manual_seed(config.seed)  # of weights that are drawn: all of a fresh model
-    start = checkpoint or config.init_from
-    if start is not None:
-        model = CropLEMForPreTraining.from_pretrained(str(start), dtype=torch.float32)
-        return model, CropLEMImageProcessor.from_pretrained(str(start))
-    check_keys(config.model, [field.name for field in dataclasses.fields(CropLEMConfig)], "model.")
-    try:
-        model_config = CropLEMConfig(**config.model)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise DataError(f"model: {' '.join(str(error).split())}") from error
-    return CropLEMForPreTraining(model_config), CropLEMImageProcessor()
-
-
-def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; biases, norms and other vectors do not decay."""
-    groups = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    groups = [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay
-    )
-
-
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in progress can be finished; a second Ctrl-C stops at once."""
-    caught: list[int] = []
-
-    def handle(number: int, frame) -> None:
-        if number == signal.SIGINT and number in caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C and launchers signal whole process groups; the loaders must outlive that until the step is done.
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def read_some(
-    sources: Sequence, plan: BatchPlan, count: int, window: tuple[int, int] | None = None
-) -> Iterator[Sample]:
-    """Up to `count` samples that do not change with the run: one of each source and shape, then others.
-
-    With `window`, a patch size and a number of tokens, images are cropped as in training, else they are whole.
-    """
-    items = np.random.default_rng([plan.seed, 21]).permutation(plan.epoch(0).reshape(-1, 3)[:, :2])
-    items = items[np.sort(np.unique(items, axis=0, return_index=True)[1])]
-    kinds = np.concatenate([items[:, :1], plan.shapes(items)], axis=1)
-    first = np.sort(np.unique(kinds, axis=0, return_index=True)[1])[:count]
-    rest = np.setdiff1d(np.arange(len(items)), first)
-    still = Augmentation(0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
-    for item in items[np.concatenate([first, rest])][: 2 * count]:
-        if count == 0:
-            return
-        with contextlib.suppress(DataError):
-            sample = sources[item[0]][int(item[1])]
-            if window is not None:
-                recipe = draw_recipe(
-                    plan.shapes(item[None]), seed=0, number=0, patch_sizes=window[:1], max_tokens=window[1],
-                    augmentation=still,
-                )  # fmt: skip
-                sample = augment(sample, recipe, np.random.default_rng(0), still)
-            yield sample
-            count -= 1
-
-
-def mean_embedding(model: CropLEMForPreTraining, processor: CropLEMImageProcessor, samples: Iterator) -> torch.Tensor:
-    """Mean embedding (hidden_size,) of samples, few of them in memory at a time."""
-    embedder = Embedder(model.croplem, processor, device=model.device)
-    total, count = 0.0, 0
-    while part := list(itertools.islice(samples, 16)):
-        total = total + embedder.encode(part, centre=False).astype(np.float64).sum(axis=0)
-        count += len(part)
-    return torch.as_tensor(total / count, dtype=torch.float32)
 
 
 def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
     """Run a configuration in this process, which may be one of several that a launcher started.
 
-    Writes OUT/checkpoints/step-XXXXXXXX, OUT/log.csv, OUT/pictures and OUT/skipped.csv, and at the end OUT/model:
-    encoder, decoder and processor, with the encoder's `embedding_centre` set.
+    Writes OUT/checkpoints/step-XXXXXXXX, OUT/log.csv, OUT/pictures, OUT/trackers and OUT/skipped.csv, with `keep_best`
+    OUT/best, and at the end OUT/model: encoder, decoder and processor, with the encoder's `embedding_centre` set.
 
     Args:
         config: the run.
@@ -196,16 +71,20 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
 
     Raises:
         DataError: data or configuration cannot be used, or more than half of the items that were tried.
-        CheckpointError: the checkpoint belongs to another configuration or other data, or there is none.
-        CropLEMError: the loss is not finite, naming step and items.
+        CheckpointError: the checkpoint belongs to another configuration or other data, there is none, or another run
+            writes into `config.out`.
+        CropLEMError: the loss or the gradient is not finite, naming step, items and the file with the batch.
     """
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        # A batch without one sensor leaves that sensor's parameters without a gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    _check_processes(accelerator, config)
+    accelerator = build_accelerator(config)
+    with locked(Path(config.out)) if accelerator.is_main_process else contextlib.nullcontext():
+        try:
+            return _train(accelerator, config, resume)
+        finally:
+            for tracker in getattr(accelerator, "trackers", ()):
+                tracker.finish()
+
+
+def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None) -> str:
     rank, ranks, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     device = accelerator.device
     out, accumulation = Path(config.out), config.gradient_accumulation_steps
@@ -213,18 +92,27 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
     sources, plan, data = open_data(config)
     if is_main:
         prepare_folder(out, fresh=resume is False)
-    accelerator.wait_for_everyone()
-    checkpoint = next(reversed(checkpoints_in(out)), None)
+    # One process decides, in case the others see the folder later.
+    checkpoint = broadcast_object_list([next(reversed(checkpoints_in(out)), None) if is_main else None])[0]
     if checkpoint is None and resume:
         raise CheckpointError(f"{out / 'checkpoints'}: no checkpoint to resume from; leave --resume out to start")
     state, record = (RunState(), {}) if checkpoint is None else read_state(checkpoint, config, data, accelerator)
+    if is_main:
+        rotate(out, config.keep_checkpoints)  # a kill after the last checkpoint may have left more
     model, processor = build_model(config, checkpoint)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
-    plain = accelerator.unwrap_model(model)
+    plain = accelerator.unwrap_model(model, keep_torch_compile=True)
     if checkpoint is not None:
         load_optimizer(checkpoint, plain, optimizer)
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(record["scaler"])
+    average = None
+    if is_main and config.ema_decay is not None:
+        average = WeightAverage(plain, config.ema_decay, None if checkpoint is None else load_averages(checkpoint))
+    if config.trackers is None or config.trackers == ["tensorboard"]:
+        accelerator.init_trackers("pretraining")
+    else:
+        accelerator.init_trackers("pretraining", config={k: str(v) for k, v in config_record(config).items()})
     logger.info(
         "%s processes: %d (%s, precision: %s), %d items, %d batches of %d an epoch, %.4g epochs; step %d of %d",
         "start:" if checkpoint is None else f"resume from {checkpoint}:", ranks, device.type,
@@ -239,7 +127,7 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
     # The sampler is the list of batches to come: worker w of W reads the first of them, w, w + W, ...
     loader = iter(torch.utils.data.DataLoader(
         batches, batch_size=None, sampler=range(state.step * accumulation, config.steps * accumulation),
-        num_workers=config.num_workers, worker_init_fn=_leave_signals_to_parent, pin_memory=device.type == "cuda",
+        num_workers=config.num_workers, worker_init_fn=leave_signals_to_parent, pin_memory=device.type == "cuda",
     ))  # fmt: skip
 
     def save() -> None:
@@ -252,21 +140,11 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
                 "config": config_record(config),
             }  # fmt: skip
             folder = out / "checkpoints" / f"step-{state.step:08d}"
-            save_checkpoint(folder, plain, processor, optimizer, content)
-            for old in checkpoints_in(out)[: -config.keep_checkpoints]:
-                shutil.rmtree(old)
+            save_checkpoint(folder, plain, processor, optimizer, content, average and average.averages)
+            rotate(out, config.keep_checkpoints)
         accelerator.wait_for_everyone()
 
-    def draw() -> None:
-        if is_main:
-            window = (plain.config.patch_size, config.max_tokens)
-            samples = list(read_some(sources, plan, PICTURE_SAMPLES, window))
-            results = reconstruct(plain, processor, samples, seed=config.seed)
-            path = out / "pictures" / f"step-{state.step:08d}.png"
-            reconstruction_sheet(
-                results, [sample["id"] for sample in samples], processor, path, title=f"step {state.step}"
-            )
-
+    outputs = Outputs(config, plain, processor, average, sources, plan) if is_main else None
     files = RunFiles(out, state.step) if is_main else None
     result, bad, tried, waited, steps_timed = "finished", 0, 0, 0.0, 0
     begin = mark = time.monotonic()
@@ -306,35 +184,45 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
                     loss = model(**inputs, patch_size=batch["patch_size"], generator=generator).loss
                     mean = accelerator.reduce(loss.detach().float(), "mean").item()
                     if not math.isfinite(mean):
-                        _stop_at(f"the loss is {mean}", state.step, loss, batch["ids"])
+                        guilty = not bool(torch.isfinite(loss))
+                        _stop(f"the loss is {mean}", guilty, out, batch, state.step + 1, rank, seed)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm))
                         # In half precision the scaler skips such a step; here it would destroy the weights.
                         if not math.isfinite(norm) and accelerator.scaler is None:
-                            _stop_at(f"the gradient's norm is {norm}", state.step, None, batch["ids"])
+                            _stop(f"the gradient's norm is {norm}", True, out, batch, state.step + 1, rank, seed)
                     optimizer.step()
                     optimizer.zero_grad()
                 state.loss_sum, state.loss_count = state.loss_sum + mean, state.loss_count + 1
+            if average is not None:
+                average.update(state.step)
 
             state.step += 1
             steps_timed += 1
             last = state.step == config.steps
-            if is_main and (state.step % config.log_every == 0 or last):
+            due = config.probe is not None and (state.step % config.probe_every == 0 or last)
+            scored = {"probe": outputs.score(state.step)} if due and is_main else {}
+            if is_main and (state.step % config.log_every == 0 or due or last):
                 seconds = time.monotonic() - mark
-                speed = steps_timed * accumulation * config.batch_size / seconds
-                loss_mean, wait = state.loss_sum / state.loss_count, 100 * waited / seconds
-                epoch = state.step * accumulation / plan.batches_per_epoch
+                row = {
+                    "epoch": state.step * accumulation / plan.batches_per_epoch,
+                    "loss": state.loss_sum / state.loss_count, "learning_rate": rate, "gradient_norm": norm,
+                    "samples_per_second": steps_timed * accumulation * config.batch_size / seconds,
+                    "data_wait_percent": 100 * waited / seconds,
+                } | scored  # fmt: skip
                 logger.info(
                     "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.1f samples/s  data wait %.0f %%",
-                    state.step, config.steps, epoch, loss_mean, rate, speed, wait,
+                    state.step, config.steps, row["epoch"], row["loss"], rate, row["samples_per_second"],
+                    row["data_wait_percent"],
                 )  # fmt: skip
-                files.add_row((state.step, f"{epoch:.4f}", loss_mean, rate, norm, f"{speed:.1f}", f"{wait:.1f}"))
+                accelerator.log(row, step=state.step)
+                files.add_row(state.step, row)
             if state.step % config.log_every == 0:
                 state.loss_sum, state.loss_count = 0.0, 0
                 mark, waited, steps_timed = time.monotonic(), 0.0, 0
-            if state.step % config.picture_every == 0 or last:
-                draw()
+            if is_main and (state.step % config.picture_every == 0 or last):
+                outputs.draw(state.step)
             if state.step % config.checkpoint_every == 0 or last or result != "finished":
                 save()
             result = "finished" if last else result
@@ -345,41 +233,28 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
             result, state.step, config.steps, out / "checkpoints" / f"step-{state.step:08d}",
         )  # fmt: skip
     elif is_main:
-        centre = mean_embedding(plain, processor, read_some(sources, plan, CENTRE_SAMPLES))
-        plain.croplem.embedding_centre.copy_(centre)
-        save_model(out / "model", plain, processor)
-        logger.info("finished: %d steps, model in %s", state.step, out / "model")
+        outputs.save("model")
+        what = "" if average is None else f" (weights averaged over the run, ema_decay {config.ema_decay})"
+        logger.info("finished: %d steps, model%s in %s", state.step, what, out / "model")
     accelerator.wait_for_everyone()
     return result
 
 
-def _check_processes(accelerator: Accelerator, config: TrainingConfig) -> None:
-    ranks = accelerator.num_processes
-    if config.expected_processes not in (None, ranks):
-        raise DataError(
-            f"expected_processes is {config.expected_processes}, but the number of processes is {ranks}; on CPUs start "
-            f"them with ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node {config.expected_processes} "
-            "(`accelerate launch --cpu` starts only one), on GPUs with accelerate launch --num_processes "
-            f"{config.expected_processes}"
-        )
-    if config.batch_size % ranks:
-        raise DataError(f"batch_size {config.batch_size} must be divisible by the number of processes, {ranks}")
-    if accelerator.distributed_type in (
-        DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA,
-    ):  # fmt: skip
-        raise DataError(
-            f"{accelerator.distributed_type.value} is not supported, checkpoints here hold whole models; run "
-            "`accelerate config` and choose plain data parallelism"
-        )
-
-
-def _stop_at(what: str, step: int, loss: torch.Tensor | None, ids: Sequence[str]) -> typing.NoReturn:
-    """Called by all processes together: names the items of those whose loss is not finite (of all, if none is)."""
-    guilty = loss is None or not bool(torch.isfinite(loss))
-    names = gather_object(list(ids) if guilty else [])
+def _stop(what: str, guilty: bool, out: Path, batch: dict, step: int, rank: int, seed: int) -> typing.NoReturn:
+    """Called by all processes together: keeps and names the batches of those that are guilty."""
+    found = []
+    if guilty:
+        path = save_bad_batch(
+            out, batch["inputs"], step=step, rank=rank, ids=batch["ids"], patch_size=batch["patch_size"],
+            mask_seed=seed, reason=what,
+        )  # fmt: skip
+        found = [(path.name, list(batch["ids"]))]
+    found = gather_object(found)
+    names, ids = [name for name, _ in found], [id for _, ids in found for id in ids]
     raise CropLEMError(
-        f"step {step + 1}: {what}; the run stops, and its checkpoints are as they were before. Items of this batch: "
-        f"{', '.join(names)}. Try a lower learning_rate or longer warmup_steps, or look at these items"
+        f"step {step}: {what}; the run stops, and its checkpoints are as they were before. Items of this batch: "
+        f"{', '.join(ids)}. Try a lower learning_rate or longer warmup_steps, or look at these items; what the model "
+        f"was given is in {out}: {', '.join(names)} (croplem_hf.training.load_bad_batch)"
     )
 
 
@@ -420,7 +295,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.distributed.destroy_process_group()
 
 
-__all__ = ["SourceConfig", "TrainingConfig", "learning_rate_at", "load_config", "main", "train"]
+__all__ = [
+    "ProbeConfig", "SourceConfig", "TrainingConfig", "learning_rate_at", "load_bad_batch", "load_config", "main",
+    "train",
+]  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -38,22 +38,57 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Labelled data on which embeddings are scored while they are learned; see `Probe`. No label reaches training.
+
+    path, sensors, s2_level, s1_units, s2_units, s2_offset, where: as in `SourceConfig`.
+    label: column of the labels. group: column of what is left out as a whole, spatial blocks or regions.
+    samples: at most so many, drawn once and alike in every run. patch_size: of the embeddings; None by their size.
+    """
+
+    path: str
+    label: str
+    group: str = "block"
+    sensors: list[str] | None = None
+    s2_level: str | None = None
+    s1_units: str = "auto"
+    s2_units: str = "auto"
+    s2_offset: int | str = "auto"
+    where: dict = dataclasses.field(default_factory=dict)
+    samples: int = 2000
+    patch_size: int | None = None
+
+    def __post_init__(self):
+        if self.samples < 10:
+            raise DataError(f"probe.samples must be at least 10, found {self.samples}")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """A pretraining run.
 
     sources: list of `SourceConfig`.
     out: folder of checkpoints, log, pictures and, at the end, the model.
-    model: settings of a fresh model (`CropLEMConfig`); or init_from: name or folder of a checkpoint to start from.
+    model: settings of a fresh model (`CropLEMConfig`), and `preset: nano | small | base` for those that are not given;
+    or init_from: name or folder of a checkpoint to start from. With a ViTMAE in init_from, whose blocks are copied,
+    model may say what else the new model is to be.
     steps: optimiser steps of the whole run. batch_size: samples of a batch over all processes together, which a step
     takes gradient_accumulation_steps times.
     learning_rate: at the end of warmup_steps; then a cosine falls to min_learning_rate. clip_norm: of the gradient.
     mixed_precision: "no", "bf16" or "fp16"; None for what `accelerate launch` says.
+    ema_decay: decay a step of an average of the weights (0.999), which then is the final model; None for no average.
+    activation_checkpointing: keep only the inputs of the layers and compute the rest again: less memory, slower.
+    compile: compile the layers with torch.compile, once for each number of tokens; results differ by rounding.
     crop_size: images are cropped to at most this many pixels; max_tokens: and so far that a sample has at most this
     many tokens at the patch size of the step, so that small patches see small windows.
     num_workers: loader processes a rank. expected_processes: refuse to run with another number of ranks.
     time_limit_minutes: stop after this time with a checkpoint.
     log_every, checkpoint_every, picture_every: in steps; the last step is always logged, saved and drawn.
     keep_checkpoints: how many of the newest checkpoints stay.
+    probe: labelled data on which embeddings are scored every probe_every steps and at the end.
+    keep_best: keep the model of the best score in OUT/best.
+    trackers: what `Accelerator(log_with=...)` knows, such as [tensorboard]; None for TensorBoard where it is installed,
+    [] for none. Events lie in OUT/trackers.
     augmentation: see `Augmentation`.
     """
 
@@ -72,6 +107,9 @@ class TrainingConfig:
     betas: list[float] = dataclasses.field(default_factory=lambda: [0.9, 0.95])
     clip_norm: float = 1.0
     mixed_precision: str | None = None
+    ema_decay: float | None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
     crop_size: int | None = None
     max_tokens: int = 512
     num_workers: int = 2
@@ -81,12 +119,17 @@ class TrainingConfig:
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
     picture_every: int = 500
+    probe: ProbeConfig | None = None
+    probe_every: int = 500
+    keep_best: bool = False
+    trackers: list[str] | None = None
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_tokens": 1, "log_every": 1,
-                 "checkpoint_every": 1, "keep_checkpoints": 1, "picture_every": 1, "crop_size": 1, "seed": 0,
-                 "warmup_steps": 0, "num_workers": 0, "weight_decay": 0, "min_learning_rate": 0}  # fmt: skip
+                 "checkpoint_every": 1, "keep_checkpoints": 1, "picture_every": 1, "probe_every": 1,
+                 "crop_size": 1, "seed": 0, "warmup_steps": 0, "num_workers": 0, "weight_decay": 0,
+                 "min_learning_rate": 0}  # fmt: skip
         for key, low in least.items():
             if getattr(self, key) is not None and getattr(self, key) < low:
                 raise DataError(f"{key} must be at least {low}, found {getattr(self, key)}")
@@ -97,10 +140,12 @@ class TrainingConfig:
             raise DataError(f"betas must be two numbers of at least 0 and below 1, found {self.betas}")
         if self.mixed_precision not in (None, "no", "bf16", "fp16"):
             raise DataError(f"mixed_precision must be 'no', 'bf16' or 'fp16', found {self.mixed_precision!r}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise DataError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}")
+        if self.keep_best and self.probe is None:
+            raise DataError("keep_best needs a probe to tell what is best; set probe, or leave keep_best out")
         if not self.sources:
             raise DataError("sources is empty; name at least one, such as: - path: data/SEN12MS")
-        if self.model and self.init_from:
-            raise DataError("model and init_from exclude each other: a checkpoint brings its own settings")
 
 
 def load_config(path: str | os.PathLike, *, out: str | None = None) -> TrainingConfig:
@@ -167,4 +212,4 @@ def _convert(value, hint, where: str):
     raise DataError(f"{where} must be {names}, found {value!r}")
 
 
-__all__ = ["SourceConfig", "TrainingConfig", "check_keys", "load_config"]
+__all__ = ["ProbeConfig", "SourceConfig", "TrainingConfig", "check_keys", "load_config"]

@@ -1,15 +1,22 @@
-"""What a pretraining run keeps on disk: checkpoints to go on from, the log, the items it skipped, the model."""
+"""What a pretraining run keeps on disk: checkpoints to go on from, models, the log, the items it skipped.
 
+A process may be killed at any moment. Folders and tables are written aside, brought to the disk and then renamed, so
+that what has its name is whole; folders that go are renamed before they are emptied.
+"""
+
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
@@ -22,10 +29,14 @@ logger = logging.getLogger(__name__)
 # May change when a run is resumed: they do not touch what is computed. Data may move too, its content is compared.
 FREE_KEYS = (
     "out", "time_limit_minutes", "expected_processes", "num_workers", "log_every", "checkpoint_every",
-    "keep_checkpoints", "picture_every",
+    "keep_checkpoints", "picture_every", "probe", "probe_every", "keep_best", "trackers", "activation_checkpointing",
 )  # fmt: skip
-_LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "samples_per_second", "data_wait_percent")
+LOG_COLUMNS = (
+    "step", "epoch", "loss", "learning_rate", "gradient_norm", "samples_per_second", "data_wait_percent", "probe",
+)  # fmt: skip
 _CHECKPOINT = re.compile(r"^step-(\d{8})$")
+# What a run writes into OUT, besides checkpoints.
+_FOLDERS, _FILES = ("pictures", "model", "best", "trackers"), ("log.csv", "skipped.csv")
 
 
 @dataclasses.dataclass
@@ -37,10 +48,57 @@ class RunState:
     loss_count: int = 0
 
 
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """OUT belongs to this process meanwhile. The lock goes with the process, however it ends.
+
+    Raises:
+        CheckpointError: another run writes into OUT, such as one whose launcher was killed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "a+") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            handle.seek(0)
+            raise CheckpointError(
+                f"{out}: another run writes here (process {handle.read().strip() or 'unknown'}); wait for it, stop it, "
+                "or choose another --out"
+            ) from error
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s); see that no two runs write into it", out, error)
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def prepare_folder(out: Path, *, fresh: bool) -> None:
+    """Make OUT, and remove what an earlier run left half-written, or all of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for name in ("checkpoints", *_FOLDERS):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for path in (*(out / name for name in _FILES), *out.glob("bad_batch-*")):
+            path.unlink(missing_ok=True)
+    for folder in (out, out / "checkpoints"):
+        for old in folder.glob("*.old"):
+            # Killed between the two renamings of `replace_folder`.
+            if not old.with_suffix("").exists():
+                os.replace(old, old.with_suffix(""))
+        for left in (*folder.glob("*.old"), *folder.glob("*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def save_checkpoint(
-    folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor, optimizer, record: dict
+    folder: Path,
+    model: CropLEMForPreTraining,
+    processor: CropLEMImageProcessor,
+    optimizer,
+    record: dict,
+    averages: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write model, processor, optimiser and `state.json` aside, then rename: a folder of this name is complete."""
+    """Write model, processor, optimiser, averaged weights if there are, and `state.json`; all of it or nothing."""
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -48,9 +106,10 @@ def save_checkpoint(
     states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
     tensors = {f"{name}/{key}": value.contiguous() for name, state in states.items() for key, value in state.items()}
     save_file(tensors, partial / "optimizer.safetensors")
+    if averages is not None:
+        save_file(averages, partial / "ema.safetensors")
     (partial / "state.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    replace_folder(partial, folder)
 
 
 def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) -> None:
@@ -63,11 +122,25 @@ def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) ->
         optimizer.state.setdefault(parameters[name], {})[kind] = value
 
 
+def load_averages(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Averaged weights that `save_checkpoint` stored."""
+    return load_file(checkpoint / "ema.safetensors")
+
+
 def checkpoints_in(out: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     folder = out / "checkpoints"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in found if _CHECKPOINT.match(path.name) and (path / "state.json").is_file())
+
+
+def rotate(out: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for old in checkpoints_in(out)[:-keep]:
+        # Under another name first: a checkpoint is whole or none.
+        going = old.with_name(old.name + ".tmp")
+        os.replace(old, going)
+        shutil.rmtree(going)
 
 
 def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator: Accelerator) -> tuple[RunState, dict]:
@@ -77,7 +150,9 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
         CheckpointError: it does not, naming the keys that differ.
     """
     record = json.loads((checkpoint / "state.json").read_text())
-    ours, theirs = _comparable(config_record(config)), _comparable(record["config"])
+    # What an older checkpoint does not tell had its default.
+    defaults = config_record(TrainingConfig(sources=config.sources, out=config.out))
+    ours, theirs = _comparable(config_record(config)), _comparable(defaults | record["config"])
     different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     different += ["the items of the sources"] if record["data"] != data and "sources" not in different else []
     if accelerator.mixed_precision != record["mixed_precision"]:
@@ -111,19 +186,72 @@ def _comparable(config: dict) -> dict:
     return {key: value for key, value in (config | {"sources": sources}).items() if key not in FREE_KEYS}
 
 
+def save_model(
+    folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor, probe: dict | None = None
+) -> None:
+    """Write model and processor, and `probe.json` if there is a score; a model that is there is replaced."""
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    if probe is not None:
+        (partial / "probe.json").write_text(json.dumps(probe, indent=1))
+    replace_folder(partial, folder)
+
+
+def best_score(out: Path, probe: dict) -> float:
+    """Score of OUT/best under this probe, minus infinity where there is none.
+
+    It may be of a step after the checkpoint; that step comes again with the same score.
+    """
+    try:
+        record = json.loads((out / "best" / "probe.json").read_text())
+    except FileNotFoundError:
+        return float("-inf")
+    if record["probe"] != probe:
+        logger.warning("%s was chosen by another probe and will be replaced", out / "best")
+        return float("-inf")
+    return record["value"]
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Bring a folder to the disk and give it its name; what had the name is removed."""
+    for path in (*partial.iterdir(), partial):
+        _sync(path)
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class RunFiles:
     """What the main process writes beside the checkpoints: log.csv and skipped.csv."""
 
     def __init__(self, out: Path, step: int):
         self.log, self.skipped_file = out / "log.csv", out / "skipped.csv"
         rows, self.skipped = _read_csv(self.log), dict(_read_csv(self.skipped_file)[1:])
-        # Steps after the checkpoint are done again.
-        rows = [row for row in rows[1:] if len(row) == len(_LOG_COLUMNS) and int(row[0]) <= step]
-        _write_csv(self.log, [_LOG_COLUMNS, *rows])
+        header = rows[0] if rows else []
+        # Steps after the checkpoint are done again; a line that a kill has cut is one of them.
+        rows = [dict(zip(header, row, strict=True)) for row in rows[1:] if len(row) == len(header)]
+        rows = [[row.get(name, "") for name in LOG_COLUMNS] for row in rows if int(row["step"]) <= step]
+        _write_csv(self.log, [LOG_COLUMNS, *rows])
 
-    def add_row(self, row: Sequence) -> None:
+    def add_row(self, step: int, row: dict) -> None:
         with open(self.log, "a", newline="") as handle:
-            csv.writer(handle).writerow(row)
+            csv.writer(handle).writerow([step, *(row.get(name, "") for name in LOG_COLUMNS[1:])])
+            handle.flush()
+            os.fsync(handle.fileno())
 
     def add_skipped(self, bad: Sequence[tuple[str, str]]) -> None:
         new = {id: reason for id, reason in bad if id not in self.skipped}
@@ -145,35 +273,12 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
     partial = path.with_name(path.name + ".tmp")
     with open(partial, "w", newline="") as handle:
         csv.writer(handle).writerows(rows)
+        handle.flush()
+        os.fsync(handle.fileno())
     os.replace(partial, path)
 
 
-def prepare_folder(out: Path, *, fresh: bool) -> None:
-    """Make OUT, and remove what an earlier run left half-written, or all of it."""
-    out.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for name in ("checkpoints", "pictures", "model"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("log.csv", "skipped.csv"):
-            (out / name).unlink(missing_ok=True)
-    for partial in (out / "checkpoints").glob("*.tmp"):
-        shutil.rmtree(partial)
-
-
-def save_model(folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor) -> None:
-    """Write model and processor, whole or not at all; a model that is there is replaced."""
-    partial, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    for path in (partial, old):
-        shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 __all__ = [
-    "RunFiles", "RunState", "checkpoints_in", "config_record", "load_optimizer", "prepare_folder", "read_state",
-    "save_checkpoint", "save_model",
+    "LOG_COLUMNS", "RunFiles", "RunState", "best_score", "checkpoints_in", "config_record", "load_averages",
+    "load_optimizer", "locked", "prepare_folder", "read_state", "rotate", "save_checkpoint", "save_model",
 ]  # fmt: skip

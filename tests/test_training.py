@@ -31,7 +31,8 @@ from croplem_hf import (
 from croplem_hf.augment import Augmentation, TrainingBatches, augment, draw_recipe, mask_seed, sample_seed
 from croplem_hf.data.plan import BatchPlan, read_layout
 from croplem_hf.errors import CheckpointError, CropLEMError, DataError
-from croplem_hf.training import build_model, build_optimizer, learning_rate_at, load_config, main, open_data, train
+from croplem_hf.training import load_config, main, train
+from croplem_hf.training_setup import build_model, build_optimizer, learning_rate_at, open_data
 
 TINY = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
@@ -303,7 +304,10 @@ def test_processes_see_other_samples_of_the_same_shape(sen12ms_tree):
         ({"crop_size": "big"}, "crop_size must be int or null"),
         ({"betas": [0.9]}, "betas must be two"),
         ({"mixed_precision": "fp8"}, "mixed_precision"),
-        ({"init_from": "croplem/mae-s1s2"}, "exclude each other"),
+        ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1"),
+        ({"keep_best": True}, "keep_best needs a probe"),
+        ({"probe": {"path": "x"}}, r"probe\.label is missing"),
+        ({"probe": {"path": "x", "label": "y", "samples": 3}}, r"probe\.samples must be at least 10"),
         ({"model": 3}, "model must be dict"),
         ({"augmentation": {"hide_sensor": 2}}, r"augmentation\.hide_sensor must lie between 0 and 1, found 2"),
         ({"augmentation": {"radar_gain_db": -1}}, r"augmentation\.radar_gain_db must be at least 0"),

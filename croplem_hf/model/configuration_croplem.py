@@ -11,6 +11,22 @@ REMOTE_CODE = {
 }
 
 
+PRESETS = {
+    "nano": {},
+    "small": {
+        "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536,
+        "decoder_hidden_size": 256, "decoder_num_hidden_layers": 4, "decoder_num_attention_heads": 8,
+        "decoder_intermediate_size": 1024,
+    },
+    "base": {
+        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+        "decoder_hidden_size": 512, "decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16,
+        "decoder_intermediate_size": 2048,
+    },
+}  # fmt: skip
+"""Sizes by name: nano is the packaged one (128 wide, 4 layers), small is ViT-S, base is ViT-B with ViTMAE's decoder."""
+
+
 class ResolvedFromPretrained:
     """`from_pretrained` that asks `resolve`, where one is set, which local folder a name stands for.
 
@@ -60,6 +76,17 @@ class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
 
     model_type = "croplem"
 
+    @classmethod
+    def preset(cls, name: str, **changes) -> "CropLEMConfig":
+        """Configuration of a size by name, of `PRESETS`: nano, small or base; `changes` go before.
+
+        All have the base grid of 8 x 8 pixels and run at any patch size; at 256 pixels base is a ViT-B/16 at
+        `patch_size=16`.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
+        return cls(**PRESETS[name] | changes)
+
     hidden_size: int = 128
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
@@ -104,4 +131,4 @@ class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
             raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
 
 
-__all__ = ["CropLEMConfig", "ResolvedFromPretrained"]
+__all__ = ["PRESETS", "CropLEMConfig", "ResolvedFromPretrained"]

@@ -106,7 +106,9 @@ class CropLEMEmbeddings(nn.Module):
             resize = torch.as_tensor(resample_matrices(self.config.patch_size, patch_size)[1], device=weight.device)
             weight = weight @ resize.to(weight.dtype).T  # (D, C, patch_size²)
         tokens = patches.flatten(-2) @ weight.flatten(1).T + projection.bias  # (B, T, rows, cols, D)
-        missing = 1 - to_patches(measured, patch_size).to(tokens.dtype).mean(dim=-1)  # (B, T, rows, cols, C)
+        bands = x.bands if x.hidden is None else x.bands & ~x.hidden
+        filled = to_patches(x.valid[:, :, None], patch_size).to(tokens.dtype).mean(dim=-1)  # (B, T, rows, cols, 1)
+        missing = 1 - filled * bands[:, :, None, None].to(tokens.dtype)  # (B, T, rows, cols, C)
         tokens = tokens + missing @ self.missing[sensor]
         if x.level is not None:
             tokens = tokens + self.level[x.level][:, None, None, None]
@@ -436,8 +438,8 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
             masked = masked.repeat_interleave(p, dim=-2).repeat_interleave(p, dim=-1)  # (B, T, H, W)
             target = x.measured & (masked[:, :, None] | hidden[sensor][..., None, None])
             truth = smooth_radar(x) if sensor == "s1" and p == 1 else x.values
-            error = (predicted[sensor].float() - truth.masked_fill(~target, 0).float()) ** 2
-            losses.append((error * target).sum() / target.sum().clamp(min=1))
+            error = (predicted[sensor].float() - truth.float()).masked_fill(~target, 0)
+            losses.append(error.square().sum() / target.sum().clamp(min=1))
             height, width = inputs[f"{sensor}_values"].shape[-2:]
             out[f"{sensor}_reconstruction"] = predicted[sensor][..., :height, :width]
             out[f"{sensor}_target"] = target[..., :height, :width]

@@ -108,3 +108,23 @@ def test_remote_code_in_a_fresh_process(saved, tmp_path):
 def test_remote_code_is_refused_without_trust(saved, tmp_path):
     done = run(REFUSED, saved[1], tmp_path)
     assert done.returncode != 0 and "trust_remote_code" in done.stderr
+
+
+def test_what_may_not_be_split_is_there(saved):
+    model, _ = saved
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert set(model._no_split_modules) <= kinds
+
+
+def test_shapes_of_the_outputs_are_those_of_the_docstrings(saved):
+    model, folder = saved
+    given = inputs(CropLEMImageProcessor.from_pretrained(folder))
+    with torch.no_grad():
+        out = model(**given, generator=torch.Generator().manual_seed(0))
+        encoded = model.croplem(**given)
+    assert out.loss.shape == () and out.logits is None and out.mask.shape == out.ids_restore.shape == (1, 12)
+    assert out.s1_reconstruction.shape == out.s1_target.shape == (1, 2, 2, 16, 16)
+    assert out.s2_reconstruction.shape == out.s2_target.shape == (1, 1, 13, 16, 16)
+    assert encoded.last_hidden_state.shape == (1, 12, 128) and encoded.pooler_output.shape == (1, 128)
+    assert encoded.token_mask.shape == (1, 12) and encoded.token_index.shape == (1, 12, 4)
+    assert out.s1_target.dtype == encoded.token_mask.dtype == torch.bool and encoded.token_index.dtype == torch.long

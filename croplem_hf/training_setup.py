@@ -1,0 +1,224 @@
+"""What a pretraining run is made of before its first step: processes, data, model, optimiser, schedule."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from huggingface_hub.errors import StrictDataclassError
+
+from .augment import Augmentation, augment, draw_recipe
+from .data import open_source
+from .data.plan import BatchPlan, read_layout, select_items
+from .data.sample import Sample
+from .embedding import Embedder
+from .errors import DataError
+from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
+from .model.configuration_croplem import PRESETS
+from .resolver import resolve_checkpoint
+from .training_config import TrainingConfig, check_keys
+from .vitmae import from_vitmae, is_vitmae
+
+logger = logging.getLogger(__name__)
+
+COMPILED_SHAPES = 256
+"""Numbers of tokens for which a layer may be compiled; further ones run as they are."""
+
+
+def build_accelerator(config: TrainingConfig) -> Accelerator:
+    """The processes that a launcher started, and the trackers.
+
+    Raises:
+        DataError: another number of processes than the configuration allows, a way to share that is not supported, or a
+            tracker that is not installed.
+    """
+    installed = [str(getattr(kind, "value", kind)) for kind in get_available_trackers()]
+    trackers = config.trackers
+    if trackers is None:
+        trackers = ["tensorboard"] if "tensorboard" in installed else []
+    for name in trackers:
+        if name not in installed:
+            raise DataError(
+                f"trackers: {name!r} is not installed, or unknown to accelerate; here are "
+                f"{', '.join(installed) or 'none'} (pip install tensorboard brings one)"
+            )
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # A batch without one sensor leaves that sensor's parameters without a gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers")),
+    )
+    check_processes(accelerator, config)
+    return accelerator
+
+
+def check_processes(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Refuse another number of processes than the configuration allows, and ways to share that are not supported."""
+    ranks = accelerator.num_processes
+    if config.expected_processes not in (None, ranks):
+        raise DataError(
+            f"expected_processes is {config.expected_processes}, but the number of processes is {ranks}; on CPUs start "
+            f"them with ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node {config.expected_processes} "
+            "(`accelerate launch --cpu` starts only one), on GPUs with accelerate launch --num_processes "
+            f"{config.expected_processes}"
+        )
+    if config.batch_size % ranks:
+        raise DataError(f"batch_size {config.batch_size} must be divisible by the number of processes, {ranks}")
+    if accelerator.distributed_type in (
+        DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA,
+    ):  # fmt: skip
+        raise DataError(
+            f"{accelerator.distributed_type.value} is not supported: checkpoints here hold whole models, and every "
+            "size fits one GPU (activation_checkpointing: true saves memory); use --config_file "
+            "scripts/accelerate_ddp.yaml, or run `accelerate config` and choose plain data parallelism"
+        )
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Learning rate of optimiser step `step`, counted from 0: a linear warm-up, then half a cosine."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    low, high = min(config.min_learning_rate, config.learning_rate), config.learning_rate
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
+    """Sources, the plan over them, and a hash of what they hold."""
+    sources, layouts, digest = [], [], hashlib.sha256()
+    for spec in config.sources:
+        source = open_source(
+            spec.path, sensors=spec.sensors, s2_level=spec.s2_level, s1_units=spec.s1_units, s2_units=spec.s2_units,
+            s2_offset=spec.s2_offset,
+        )  # fmt: skip
+        if hasattr(source, "labels"):
+            source.labels = False  # nothing here looks at land cover, so it is not read
+        keep = select_items(source, spec.where, spec.test_scenes)
+        layout = read_layout(source).keep(keep).crop(config.crop_size)
+        logger.info("%s: %d of %d items, weight %g", spec.path, int(keep.sum()), len(source), spec.weight)
+        sources.append(source)
+        layouts.append(layout)
+        digest.update("\n".join(source.ids).encode() + layout.shapes.tobytes())
+    weights = [spec.weight for spec in config.sources]
+    plan = BatchPlan(layouts, batch_size=config.batch_size, seed=config.seed, weights=weights)
+    return sources, plan, digest.hexdigest()
+
+
+def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLEMForPreTraining, CropLEMImageProcessor]:
+    """Model and processor: of a checkpoint of this run, of `init_from`, or fresh; in training mode.
+
+    Raises:
+        DataError: settings of the model that are none, or that do not fit `init_from`.
+    """
+    torch.manual_seed(config.seed)  # of weights that are drawn: all of a fresh model
+    folder = checkpoint or (config.init_from and resolve_checkpoint(config.init_from))
+    if folder is None:
+        model, processor = CropLEMForPreTraining(model_config(config.model)), CropLEMImageProcessor()
+    elif checkpoint is None and is_vitmae(folder):
+        model, processor = from_vitmae(folder, _settings(config.model)), CropLEMImageProcessor()
+    elif checkpoint is None and config.model:
+        raise DataError("model and init_from exclude each other: a checkpoint brings its own settings")
+    else:
+        model = CropLEMForPreTraining.from_pretrained(str(folder), dtype=torch.float32)
+        processor = CropLEMImageProcessor.from_pretrained(str(folder))
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    if config.compile:
+        compile_layers(model)
+    return model.train(), processor
+
+
+def model_config(settings: dict) -> CropLEMConfig:
+    """`CropLEMConfig` of the key `model`: sizes of `preset`, if there is one, and whatever else is given.
+
+    Raises:
+        DataError: an unknown key or preset, or a value that is refused.
+    """
+    try:
+        return CropLEMConfig(**_settings(settings))
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise DataError(f"model: {' '.join(str(error).split())}") from error
+
+
+def _settings(settings: dict) -> dict:
+    """The same with the sizes of the preset written out."""
+    check_keys(settings, ["preset", *(field.name for field in dataclasses.fields(CropLEMConfig))], "model.")
+    name = settings.get("preset", "nano")
+    if name not in PRESETS:
+        raise DataError(f"model.preset must be one of {', '.join(PRESETS)}, found {name!r}")
+    return PRESETS[name] | {key: value for key, value in settings.items() if key != "preset"}
+
+
+def compile_layers(model: CropLEMForPreTraining) -> None:
+    """Compile encoder and decoder layer by layer, where the time goes; the rest depends on what a batch holds.
+
+    Layers that are alike share their code. Each number of tokens is compiled for itself, at its first batch; a plan has
+    few of them, for the samples of a batch have one shape, and masks hide a constant count.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_SHAPES)
+    for layer in (*model.croplem.layers, *model.decoder.layers):
+        layer.compile(dynamic=False)
+
+
+def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; biases, norms and other vectors do not decay."""
+    groups = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+    groups = [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay
+    )
+
+
+def read_some(
+    sources: Sequence, plan: BatchPlan, count: int, window: tuple[int, int] | None = None
+) -> Iterator[Sample]:
+    """Up to `count` samples that do not change with the run: one of each source and shape, then others.
+
+    With `window`, a patch size and a number of tokens, images are cropped as in training, else they are whole.
+    """
+    items = np.random.default_rng([plan.seed, 21]).permutation(plan.epoch(0).reshape(-1, 3)[:, :2])
+    items = items[np.sort(np.unique(items, axis=0, return_index=True)[1])]
+    kinds = np.concatenate([items[:, :1], plan.shapes(items)], axis=1)
+    first = np.sort(np.unique(kinds, axis=0, return_index=True)[1])[:count]
+    rest = np.setdiff1d(np.arange(len(items)), first)
+    still = Augmentation(0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
+    for item in items[np.concatenate([first, rest])][: 2 * count]:
+        if count == 0:
+            return
+        with contextlib.suppress(DataError):
+            sample = sources[item[0]][int(item[1])]
+            if window is not None:
+                recipe = draw_recipe(
+                    plan.shapes(item[None]), seed=0, number=0, patch_sizes=window[:1], max_tokens=window[1],
+                    augmentation=still,
+                )  # fmt: skip
+                sample = augment(sample, recipe, np.random.default_rng(0), still)
+            yield sample
+            count -= 1
+
+
+def mean_embedding(model: CropLEMForPreTraining, processor: CropLEMImageProcessor, samples: Iterator) -> torch.Tensor:
+    """Mean embedding (hidden_size,) of samples, few of them in memory at a time."""
+    embedder = Embedder(model.croplem, processor, device=model.device)
+    total, count = 0.0, 0
+    while part := list(itertools.islice(samples, 16)):
+        total = total + embedder.encode(part, centre=False).astype(np.float64).sum(axis=0)
+        count += len(part)
+    return torch.as_tensor(total / count, dtype=torch.float32)
+
+
+__all__ = [
+    "build_accelerator", "build_model", "build_optimizer", "check_processes", "compile_layers", "learning_rate_at",
+    "mean_embedding", "model_config", "open_data", "read_some",
+]  # fmt: skip

@@ -1,0 +1,277 @@
+"""What a pretraining run can be told besides its data: averages, probe, trackers, presets, ViTMAE, checkpointing."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from transformers import Trainer, TrainingArguments, ViTMAEConfig, ViTMAEForPreTraining
+
+from croplem_hf import (
+    CropLEMConfig,
+    CropLEMForPreTraining,
+    CropLEMImageProcessor,
+    build_shards,
+    generate_sen12ms,
+    open_source,
+)
+from croplem_hf.errors import CropLEMError, DataError
+from croplem_hf.training import load_bad_batch, load_config, main, train
+from croplem_hf.training_config import ProbeConfig
+from croplem_hf.training_ema import WeightAverage
+from croplem_hf.training_probe import Probe
+from croplem_hf.training_setup import build_model, open_data
+
+TINY = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 64,
+}  # fmt: skip
+VIT = TINY | {"num_hidden_layers": 2}
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    """Sums depend on the number of threads; and each run makes its own Accelerator."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def write(tmp_path, sen12ms_tree):
+    """write(**changes) -> path of a configuration of a tiny run on the invented tree."""
+
+    def write(**changes):
+        given = {
+            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "model": TINY, "steps": 12,
+            "batch_size": 4, "warmup_steps": 3, "learning_rate": 3e-3, "max_tokens": 64, "num_workers": 0,
+            "log_every": 3, "checkpoint_every": 4, "picture_every": 100, "trackers": [],
+        } | changes  # fmt: skip
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
+        return path
+
+    return write
+
+
+def run(config):
+    loaded = load_config(config)
+    return train(loaded), Path(loaded.out)
+
+
+def tensors(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def rows_of(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def losses(out):
+    return [float(row["loss"]) for row in rows_of(out / "log.csv")]
+
+
+def test_an_average_of_the_weights():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    average = WeightAverage(model, 0.5)
+    for step, value in enumerate((2.0, 3.0)):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update(step)
+    first = 0.1 * 1 + 0.9 * 2
+    expected = 2 / 11 * first + 9 / 11 * 3
+    with average.applied():
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == 3.0
+    again = WeightAverage(model, 0.5, average.averages)
+    assert torch.equal(again.averages["weight"], average.averages["weight"])
+
+
+def probe_of(real_data, **changes):
+    return {
+        "path": str(real_data / "series/series.parquet"), "label": "cropland", "group": "block", "samples": 200,
+        "where": {"source": ["itu_cropland_2023"]},
+    } | changes  # fmt: skip
+
+
+def test_a_probe_is_logged_changes_nothing_and_keeps_the_best(write, tmp_path, real_data):
+    _, bare = run(write(steps=6, log_every=2))
+    config = write(
+        steps=6, log_every=2, probe=probe_of(real_data), probe_every=2, keep_best=True, keep_checkpoints=1,
+        out=str(tmp_path / "probed"), trackers=["tensorboard"],
+    )  # fmt: skip
+    _, out = run(config)
+    scores = [float(row["probe"]) for row in rows_of(out / "log.csv")]
+    assert len(scores) == 3 and all(0.4 < score < 1 for score in scores)
+    best = json.loads((out / "best/probe.json").read_text())
+    assert best["value"] == max(scores) and best["step"] == 2 * (1 + int(np.argmax(scores)))
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000006"]
+    a, b = tensors(bare / "model"), tensors(out / "model")
+    assert all(torch.equal(a[key], b[key]) for key in a) and losses(bare) == losses(out)
+    kept = CropLEMForPreTraining.from_pretrained(out / "best")
+    again = Probe(load_config(config).probe).score(kept.croplem, CropLEMImageProcessor.from_pretrained(out / "best"))
+    assert again == best["value"]
+    assert list((out / "trackers").rglob("events.out.tfevents*"))
+
+
+def test_no_group_of_a_probe_is_on_both_sides(real_data):
+    for group, parts in (("block", 5), ("region", 2)):
+        probe = Probe(ProbeConfig(**probe_of(real_data, group=group)))
+        assert len(probe.folds) == parts and probe.metric == "AUC" and len(probe.rows) == 200
+        assert all(not set(probe.groups[train]) & set(probe.groups[test]) for train, test in probe.folds)
+    assert np.array_equal(probe.rows, Probe(ProbeConfig(**probe_of(real_data, group="region"))).rows)
+    with pytest.raises(DataError, match="has no column 'crops'"):
+        Probe(ProbeConfig(**probe_of(real_data, label="crops")))
+    with pytest.raises(DataError, match="leave no part to test on"):
+        Probe(ProbeConfig(**probe_of(real_data, group="source")))
+
+
+def test_a_bad_batch_is_kept_and_gives_its_loss_again(write, tmp_path):
+    with pytest.raises(CropLEMError, match=r"bad_batch-step-\d{8}-rank-0\.safetensors") as caught:
+        run(write(learning_rate=1e30, warmup_steps=0, checkpoint_every=1, keep_checkpoints=99))
+    out = tmp_path / "run"
+    inputs, record = load_bad_batch(next(out.glob("bad_batch-*.safetensors")))
+    assert all(id in str(caught.value) for id in record["ids"]) and len(record["ids"]) == 4
+    model = CropLEMForPreTraining.from_pretrained(out / f"checkpoints/step-{record['step'] - 1:08d}")
+    generator = torch.Generator().manual_seed(record["mask_seed"])
+    loss = model(**inputs, patch_size=record["patch_size"], generator=generator).loss
+    if "loss" in record["reason"]:
+        assert not torch.isfinite(loss)
+    else:
+        loss.backward()
+        assert not all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_an_unknown_tracker_is_refused(write):
+    with pytest.raises(DataError, match="trackers: 'wandbee' is not installed"):
+        run(write(trackers=["wandbee"]))
+
+
+def test_activation_checkpointing_changes_no_bit(write, tmp_path):
+    model = TINY | {"hidden_dropout_prob": 0.1}
+    _, one = run(write(steps=4, log_every=1, model=model))
+    changes = {"activation_checkpointing": True, "out": str(tmp_path / "other")}
+    _, other = run(write(steps=4, log_every=1, model=model, **changes))
+    assert losses(one) == losses(other) and len(losses(one)) == 4
+    built, _ = build_model(load_config(write(activation_checkpointing=True)), None)
+    assert all(layer.gradient_checkpointing for layer in (*built.croplem.layers, *built.decoder.layers))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch, while it looks at inputs
+def test_compiled_layers_give_the_losses_of_the_others(write):
+    models = [build_model(load_config(write(compile=compile)), None)[0] for compile in (False, True)]
+    source = open_source(load_config(write()).sources[0].path)
+    samples = CropLEMImageProcessor()([source[0], source[1]])
+    for p in (8, 16):
+        losses = [m(**samples, patch_size=p, generator=torch.Generator().manual_seed(1)).loss for m in models]
+        for loss in losses:
+            loss.backward()
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_presets():
+    nano, small, base = (CropLEMConfig.preset(name) for name in ("nano", "small", "base"))
+    assert nano.to_dict() == CropLEMConfig().to_dict()
+    assert (small.hidden_size, small.num_hidden_layers) == (384, 12)
+    assert (base.hidden_size, base.num_attention_heads) == (768, 12)
+    assert CropLEMConfig.preset("base", mask_ratio=0.5).mask_ratio == 0.5
+    with pytest.raises(ValueError, match="preset must be one of nano, small, base, found 'huge'"):
+        CropLEMConfig.preset("huge")
+
+
+def test_a_preset_in_the_configuration(write):
+    config = load_config(write(model={"preset": "small", "num_hidden_layers": 1}))
+    model, _ = build_model(config, None)
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (384, 1)
+    with pytest.raises(DataError, match=r"model\.preset must be one of"):
+        build_model(load_config(write(model={"preset": "large"})), None)
+
+
+def test_a_vitmae_gives_its_blocks(write, tmp_path, caplog):
+    torch.manual_seed(5)
+    native = ViTMAEForPreTraining(ViTMAEConfig(image_size=32, patch_size=16, layer_norm_eps=1e-12, **VIT))
+    native.save_pretrained(tmp_path / "vitmae")
+    with caplog.at_level("INFO"):
+        model, _ = build_model(load_config(write(model=None, init_from=str(tmp_path / "vitmae"))), None)
+    assert model.config.layer_norm_eps == 1e-12
+    assert "tensors copied" in caplog.text and "croplem.embeddings.projection.s1" in caplog.text
+    x = torch.randn(2, 5, 32)
+    layers = (model.croplem.layers, native.vit.layers), (model.decoder.layers, native.decoder.decoder_layers)
+    for ours, theirs in layers:
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a(x), b(x))
+    assert torch.equal(model.decoder.decoder_embed(x), native.decoder.decoder_embed(x))
+    # Another decoder keeps its own weights; another width is refused.
+    given = {"init_from": str(tmp_path / "vitmae"), "model": {"decoder_hidden_size": 16}}
+    other, _ = build_model(load_config(write(**given)), None)
+    assert torch.equal(other.croplem.layers[1](x), native.vit.layers[1](x))
+    with pytest.raises(DataError, match=r"hidden_size \(32 there, 384 in model\)"):
+        build_model(load_config(write(**given | {"model": {"preset": "small"}})), None)
+    assert run(write(model=None, init_from=str(tmp_path / "vitmae"), steps=1))[0] == "finished"
+
+
+def test_settings_beside_a_checkpoint_are_refused(write, tmp_path):
+    CropLEMForPreTraining(CropLEMConfig(**TINY)).save_pretrained(tmp_path / "ours")
+    with pytest.raises(DataError, match="exclude each other"):
+        build_model(load_config(write(init_from=str(tmp_path / "ours"))), None)
+
+
+def test_shards_a_tree_and_a_table_in_one_run(write, tmp_path, sen12ms_tree, real_data):
+    build_shards(sen12ms_tree, tmp_path / "shards", workers=1, progress=False)
+    generate_sen12ms(tmp_path / "sample", seed=9, size=32, scenes=2)
+    series = {"path": str(real_data / "series/series.parquet"), "s2_level": "L2A", "weight": 0.05,
+              "where": {"source": ["worldcereal_france_2022"]}}  # fmt: skip
+    folder = {"path": str(real_data / "terramesh"), "weight": 4.0}
+    kinds = ["shards", "series", "sen12ms"]
+    sources = [{"path": str(tmp_path / "shards"), "weight": 0.5}, series, {"path": str(tmp_path / "sample")}]
+    if (real_data / "terramesh/metadata.csv").is_file():
+        sources, kinds = [*sources, folder], [*kinds, "folder"]
+    config = write(sources=sources, steps=16, crop_size=32, log_every=1)
+    found, plan, _ = open_data(load_config(config))
+    assert [source.kind for source in found][: len(kinds) - 1] == kinds[: len(kinds) - 1]
+    batches = [plan.batch(n) for n in range(plan.batches_per_epoch)]
+    assert {int(source) for batch in batches for source in batch[:, 0]} == set(range(len(sources)))
+    # A batch is of one image size, so that nothing is padded.
+    assert all(len(np.unique(plan.shapes(batch)[:, 2:], axis=0)) == 1 for batch in batches)
+    result, out = run(config)
+    assert result == "finished" and np.isfinite(losses(out)).all()
+
+
+def test_the_trainer_of_transformers(tmp_path, sen12ms_tree):
+    """One step; a collator of the processor, since samples are dicts of arrays, and no column is to be removed."""
+    torch.manual_seed(0)
+    model = CropLEMForPreTraining(CropLEMConfig(**TINY))
+    before = model.croplem.layers[0].mlp.fc1.weight.detach().clone()
+    processor, source = CropLEMImageProcessor(), open_source(sen12ms_tree)
+    samples = [source[n] for n in range(8) if source[n]["s1"] is not None and source[n]["s2"] is not None]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, remove_unused_columns=False,
+        report_to=[], use_cpu=True, save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, data_collator=lambda x: dict(processor(x)), train_dataset=samples)
+    done = trainer.train()
+    assert np.isfinite(done.training_loss) and not torch.equal(before, model.croplem.layers[0].mlp.fc1.weight)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert load_file(tmp_path / "saved/model.safetensors").keys() == model.state_dict().keys()
+
+
+def test_the_command_logs_that_the_model_is_an_average(write, caplog):
+    with caplog.at_level("INFO"):
+        assert main(["--config", str(write(steps=2, ema_decay=0.9, trackers=[]))]) == 0
+    assert "weights averaged over the run, ema_decay 0.9" in caplog.text
