@@ -105,7 +105,7 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self.model.config.hidden_size
+        return self.model.config.embedding_size
 
     def encode(
         self,

@@ -25,6 +25,7 @@ from .tokens_croplem import (
     draw_noise,
     from_patches,
     gather_tokens,
+    normalised_differences,
     pool_sensors,
     positions,
     resample_matrices,
@@ -39,8 +40,9 @@ class CropLEMModelOutput(ViTMAEModelOutput):
     r"""
     Output of [`CropLEMModel`]; N is the number of tokens, padded to the longest sample of the batch.
 
-    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        Embedding: mean of the tokens within each sensor, then over the sensors that are there.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, config.embedding_size)`):
+        Embedding: mean of the tokens within each sensor, or mean and standard deviation (`config.pooling`), then their
+        mean over the sensors that are there.
     token_mask (`torch.BoolTensor` of shape `(batch_size, N)`):
         True for tokens, False for padding.
     token_index (`torch.LongTensor` of shape `(batch_size, N, 4)`):
@@ -82,7 +84,8 @@ class CropLEMEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         dim, base = config.hidden_size, config.patch_size
-        channels = {"s1": len(config.s1_bands), "s2": len(config.s2_bands)}
+        self.pairs = [tuple(config.s2_bands.index(band) for band in pair) for pair in config.s2_indices]
+        channels = {"s1": len(config.s1_bands), "s2": len(config.s2_bands) + len(self.pairs)}
         # The bias of each projection is also what tells the sensors apart.
         self.projection = nn.ModuleDict({s: nn.Conv2d(c, dim, base, stride=base) for s, c in channels.items()})
         # Weighted by the share of the patch that has no measurement in a band: 1 for a band that does not exist.
@@ -100,7 +103,12 @@ class CropLEMEmbeddings(nn.Module):
         """-> (B, tokens, hidden_size), ordered by date, row, column."""
         projection = self.projection[sensor]
         measured = x.measured if x.hidden is None else x.measured & ~x.hidden[..., None, None]
-        patches = to_patches(x.values.masked_fill(~measured, 0).to(projection.weight.dtype), patch_size)
+        values = x.values.masked_fill(~measured, 0)
+        if sensor == "s2" and self.pairs:
+            mean, std = (values.new_tensor(v) for v in (self.config.s2_mean, self.config.s2_std))
+            index, both = normalised_differences(values, measured, self.pairs, mean, std)
+            values, measured = torch.cat([values, index], dim=2), torch.cat([measured, both], dim=2)
+        patches = to_patches(values.to(projection.weight.dtype), patch_size)
         weight = projection.weight.flatten(2)  # (D, C, base²)
         if patch_size != self.config.patch_size:
             resize = torch.as_tensor(resample_matrices(self.config.patch_size, patch_size)[1], device=weight.device)
@@ -134,7 +142,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
     """
     Encoder of Sentinel-1 and Sentinel-2: any sensor, any dates, any size, any patch size from 1 to 16.
 
-    `embedding_centre` (hidden_size,) holds the mean embedding of the pretraining data, for centring.
+    `embedding_centre` (config.embedding_size,) holds the mean embedding of the pretraining data, for centring.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
@@ -144,7 +152,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
         self.embeddings = CropLEMEmbeddings(config)
         self.layers = nn.ModuleList([ViTMAELayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.register_buffer("embedding_centre", torch.zeros(config.hidden_size))
+        self.register_buffer("embedding_centre", torch.zeros(config.embedding_size))
         self.post_init()
 
     def sensor_inputs(self, patch_size: int | None = None, **inputs) -> tuple[dict[str, SensorInput], int]:
@@ -157,7 +165,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
             values, days, valid = (inputs.get(f"{sensor}_{key}") for key in ("values", "days", "valid"))
             if values is None:
                 continue
-            channels = self.embeddings.projection[sensor].in_channels
+            channels = len(self.config.s1_bands if sensor == "s1" else self.config.s2_bands)
             if values.ndim != 5 or values.shape[2] != channels:
                 raise ValueError(f"{sensor}_values must be (B, T, {channels}, H, W), found {tuple(values.shape)}")
             b, t, c, h, w = values.shape
@@ -270,7 +278,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
         tokens = self.layernorm(tokens)
         return CropLEMModelOutput(
             last_hidden_state=tokens,
-            pooler_output=pool_sensors(tokens, token_mask, index[..., 0]),
+            pooler_output=pool_sensors(tokens, token_mask, index[..., 0], self.config.pooling == "mean_std"),
             token_mask=token_mask,
             token_index=index,
             mask=mask,
