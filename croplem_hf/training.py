@@ -26,6 +26,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
@@ -111,6 +113,28 @@ def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opt
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=tuple(config.betas), weight_decay=config.weight_decay
     )
+
+
+def read_targets(config: TrainingConfig, size: int) -> dict[str, np.ndarray]:
+    """{id: float32 (size,)} of `config.latent_targets`; empty where there is none.
+
+    Raises:
+        DataError: the file cannot be read, or its vectors are not as long as the model's `latent_size`.
+    """
+    if config.latent_targets is None:
+        if size:
+            raise DataError(f"model.latent_size is {size}, but latent_targets names no table of vectors")
+        return {}
+    try:
+        table = pq.read_table(config.latent_targets, columns=["id", "embedding"], partitioning=None)
+        vectors = np.array(table["embedding"].to_pylist(), np.float32)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{config.latent_targets}: cannot be read as a table of id and embedding ({' '.join(str(error).split())})"
+        ) from error
+    if vectors.ndim != 2 or vectors.shape[1] != size:
+        raise DataError(f"{config.latent_targets}: vectors {vectors.shape[1:]}, but model.latent_size is {size}")
+    return dict(zip(table["id"].to_pylist(), vectors, strict=True))
 
 
 @contextlib.contextmanager
@@ -235,6 +259,7 @@ def train(config: TrainingConfig, *, resume: bool | None = None) -> str:
     batches = TrainingBatches(
         sources, plan, processor, patch_sizes=plain.config.train_patch_sizes, max_tokens=config.max_tokens,
         augmentation=config.augmentation, seed=config.seed, rank=rank, ranks=ranks,
+        targets=read_targets(config, plain.config.latent_size),
     )  # fmt: skip
     # The sampler is the list of batches to come: worker w of W reads the first of them, w, w + W, ...
     loader = iter(torch.utils.data.DataLoader(

@@ -55,6 +55,8 @@ class TrainingConfig:
     log_every, checkpoint_every, picture_every: in steps; the last step is always logged, saved and drawn.
     keep_checkpoints: how many of the newest checkpoints stay.
     augmentation: see `Augmentation`.
+    latent_targets: Parquet table of `id` and `embedding`, vectors that the embeddings of these samples are to tell
+    (`latent_size` in model is their length).
     """
 
     sources: list[SourceConfig]
@@ -82,6 +84,7 @@ class TrainingConfig:
     keep_checkpoints: int = 3
     picture_every: int = 500
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    latent_targets: str | None = None
 
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_tokens": 1, "log_every": 1,

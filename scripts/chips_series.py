@@ -129,11 +129,8 @@ def main() -> None:
     if not rows:
         parser.error("no chips found in these folders")
     with_values = [row for row in rows if np.isfinite(row["s2"]).any()]
-    floats = pa.list_(pa.float32())
-    text = pa.string()
-    schema = pa.schema({
-        "id": text, "dates": pa.list_(text), "s1": floats, "s2": floats, "s2_level": text, "source": text, "region": text,
-    })  # fmt: skip
+    lists = {"dates": pa.list_(pa.string()), "s1": pa.list_(pa.float32()), "s2": pa.list_(pa.float32())}
+    schema = pa.schema({"id": pa.string()} | lists | dict.fromkeys(("s2_level", "source", "region"), pa.string()))
     pq.write_table(pa.Table.from_pylist(with_values, schema), args.out, row_group_size=1024)
     print(f"{args.out}: {len(with_values)} series")
 

@@ -185,6 +185,34 @@ def normalised_differences(
     return (2 * index).masked_fill(~both, 0), both
 
 
+def summarise(values: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean, twice the standard deviation, least and largest value of each channel over dates and pixels.
+
+    Args:
+        values: (B, T, C, H, W). measured: bool, the same shape.
+
+    Returns:
+        (B, 4 C), 0 where a channel has no measurement; bool (B, 4 C), where it has some.
+    """
+    values, measured = (x.transpose(1, 2).flatten(2) for x in (values.float(), measured))  # (B, C, T H W)
+    n, there = measured.sum(dim=-1).clamp(min=1), measured.any(dim=-1)
+    mean = (values * measured).sum(dim=-1) / n
+    spread = (((values - mean[..., None]) ** 2 * measured).sum(dim=-1) / n).sqrt()
+    low = values.masked_fill(~measured, float("inf")).amin(dim=-1)
+    high = values.masked_fill(~measured, float("-inf")).amax(dim=-1)
+    out = torch.cat([part.masked_fill(~there, 0) for part in (mean, 2 * spread, low, high)], dim=1)
+    return out, there.repeat(1, 4)
+
+
+def contrast(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE both ways (arXiv 1807.03748) of (n, D) and (n, D), whose rows belong together; 0 for fewer than two."""
+    one, other = (nn.functional.normalize(x.float(), dim=1) for x in (one, other))
+    scores, own = one @ other.T / temperature, torch.arange(len(one), device=one.device)
+    if len(one) < 2:
+        return scores.sum() * 0
+    return (nn.functional.cross_entropy(scores, own) + nn.functional.cross_entropy(scores.T, own)) / 2
+
+
 def select_visible(
     noise: torch.Tensor, present: torch.Tensor, mask_ratio: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -272,6 +300,7 @@ def smooth_radar(x: SensorInput) -> torch.Tensor:
 __all__ = [
     "SENSORS",
     "SensorInput",
+    "contrast",
     "draw_hidden_bands",
     "draw_noise",
     "from_patches",
@@ -283,5 +312,6 @@ __all__ = [
     "select_visible",
     "sincos",
     "smooth_radar",
+    "summarise",
     "to_patches",
 ]
