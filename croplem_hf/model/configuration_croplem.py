@@ -31,9 +31,10 @@ class ResolvedFromPretrained:
 @strict
 class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
     r"""
-    Configuration of [`CropLEMModel`] and [`CropLEMForPreTraining`], derived from [`ViTMAEConfig`]; the defaults are
-    those of the checkpoint `croplem/mae-s1s2`. `image_size` and `num_channels` of the parent are not used: any image
-    size works, and the channels follow from the bands.
+    Configuration of [`CropLEMModel`] and [`CropLEMForPreTraining`], derived from [`ViTMAEConfig`]; the defaults have
+    the size of the checkpoint `croplem/mae-s1s2`, which adds indices, spread and further terms of the loss.
+    `image_size` and `num_channels` of the parent are not used: any image size works, and the channels follow from the
+    bands.
 
     Args:
         patch_size (`int`, *optional*, defaults to 8):
