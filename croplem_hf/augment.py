@@ -8,9 +8,10 @@ or worker makes a batch, or whether the run was resumed.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from .data.plan import BatchPlan
 from .data.sample import Sample
@@ -189,6 +190,7 @@ class TrainingBatches:
         patch_sizes, max_tokens, augmentation: see `draw_recipe`.
         seed: of the augmentation.
         rank, ranks: this process and how many there are; `plan.batch_size` is divisible by `ranks`.
+        targets: {id: vector (K,)}, of which the samples that have one bring it as `latent_target` in `inputs`.
     """
 
     def __init__(
@@ -203,10 +205,12 @@ class TrainingBatches:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        targets: Mapping[str, np.ndarray] | None = None,
     ):
         self.sources, self.plan, self.processor = sources, plan, processor
         self.patch_sizes, self.max_tokens, self.augmentation = tuple(patch_sizes), max_tokens, augmentation
         self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.targets = targets or {}
 
     def __getitem__(self, number: int) -> dict:
         items = self.plan.batch(number)
@@ -224,6 +228,10 @@ class TrainingBatches:
             samples.append(sample)
         out["ids"] = [sample["id"] for sample in samples]
         out["inputs"] = dict(self.processor(samples, sensors=recipe.sensors))
+        if self.targets:
+            none = np.full_like(next(iter(self.targets.values())), np.nan)
+            found = np.stack([self.targets.get(id, none) for id in out["ids"]])
+            out["inputs"]["latent_target"] = torch.from_numpy(found)
         return out
 
     def _load(self, source: int, row: int, repeat: int, epoch: int, recipe: Recipe, out: dict) -> Sample | None:

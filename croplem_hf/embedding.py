@@ -31,6 +31,10 @@ TOKENS_PER_BATCH = 8192
 # Batches never cross such a chunk, and each is a part of an unfinished table: a resumed run repeats the same batches.
 CHUNK = 512
 CHUNK_VALUES = 2**26
+POOLING = {
+    "mean": "mean of tokens within sensors, then over sensors",
+    "mean_std": "mean and standard deviation of tokens within sensors, then mean over sensors",
+}
 # What a reader was told or found out about its data.
 SOURCE_OPTIONS = ("kind", "s1_units", "s2_units", "s2_offset", "s2_level")
 
@@ -105,7 +109,7 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self.model.config.hidden_size
+        return self.model.config.embedding_size
 
     def encode(
         self,
@@ -190,7 +194,7 @@ class Embedder:
             # Both sensors asked for by name are no other setting than both by default.
             "sensors": None if set(sensors or SENSORS) == set(SENSORS) else sorted(sensors),
             "patch_size": "auto" if patch_size is None else int(patch_size),
-            "pooling": "mean of tokens within sensors, then over sensors",
+            "pooling": POOLING[self.model.config.pooling],
             "centred": centre,
             "unit": unit,
             "library_version": __version__,

@@ -49,6 +49,7 @@ from .training_setup import (
     build_optimizer,
     learning_rate_at,
     open_data,
+    read_targets,
 )
 from .training_signals import catch_signals, leave_signals_to_parent
 
@@ -123,6 +124,7 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     batches = TrainingBatches(
         sources, plan, processor, patch_sizes=plain.config.train_patch_sizes, max_tokens=config.max_tokens,
         augmentation=config.augmentation, seed=config.seed, rank=rank, ranks=ranks,
+        targets=read_targets(config, plain.config.latent_size),
     )  # fmt: skip
     # The sampler is the list of batches to come: worker w of W reads the first of them, w, w + W, ...
     loader = iter(torch.utils.data.DataLoader(

@@ -90,6 +90,8 @@ class TrainingConfig:
     trackers: what `Accelerator(log_with=...)` knows, such as [tensorboard]; None for TensorBoard where it is installed,
     [] for none. Events lie in OUT/trackers.
     augmentation: see `Augmentation`.
+    latent_targets: Parquet table of `id` and `embedding`, vectors that the embeddings of these samples are to tell
+    (`latent_size` in model is their length).
     """
 
     sources: list[SourceConfig]
@@ -124,6 +126,7 @@ class TrainingConfig:
     keep_best: bool = False
     trackers: list[str] | None = None
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    latent_targets: str | None = None
 
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "max_tokens": 1, "log_every": 1,

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
@@ -180,6 +182,28 @@ def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opt
     )
 
 
+def read_targets(config: TrainingConfig, size: int) -> dict[str, np.ndarray]:
+    """{id: float32 (size,)} of `config.latent_targets`; empty where there is none.
+
+    Raises:
+        DataError: the file cannot be read, or its vectors are not as long as the model's `latent_size`.
+    """
+    if config.latent_targets is None:
+        if size:
+            raise DataError(f"model.latent_size is {size}, but latent_targets names no table of vectors")
+        return {}
+    try:
+        table = pq.read_table(config.latent_targets, columns=["id", "embedding"], partitioning=None)
+        vectors = np.array(table["embedding"].to_pylist(), np.float32)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{config.latent_targets}: cannot be read as a table of id and embedding ({' '.join(str(error).split())})"
+        ) from error
+    if vectors.ndim != 2 or vectors.shape[1] != size:
+        raise DataError(f"{config.latent_targets}: vectors {vectors.shape[1:]}, but model.latent_size is {size}")
+    return dict(zip(table["id"].to_pylist(), vectors, strict=True))
+
+
 def read_some(
     sources: Sequence, plan: BatchPlan, count: int, window: tuple[int, int] | None = None
 ) -> Iterator[Sample]:
@@ -220,5 +244,5 @@ def mean_embedding(model: CropLEMForPreTraining, processor: CropLEMImageProcesso
 
 __all__ = [
     "build_accelerator", "build_model", "build_optimizer", "check_processes", "compile_layers", "learning_rate_at",
-    "mean_embedding", "model_config", "open_data", "read_some",
+    "mean_embedding", "model_config", "open_data", "read_some", "read_targets",
 ]  # fmt: skip

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -19,6 +21,7 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load_file
 
 from croplem_hf import (
+    CropLEMConfig,
     CropLEMForPreTraining,
     CropLEMImageProcessor,
     Embedder,
@@ -26,6 +29,7 @@ from croplem_hf import (
     generate_sen12ms,
     make_sample,
     open_source,
+    packaged_path,
     training,
 )
 from croplem_hf.augment import Augmentation, TrainingBatches, augment, draw_recipe, mask_seed, sample_seed
@@ -283,6 +287,44 @@ def test_processes_see_other_samples_of_the_same_shape(sen12ms_tree):
         assert all(first["inputs"][key].shape == second["inputs"][key].shape for key in first["inputs"])
 
 
+def write_targets(path, ids, size=5):
+    vectors = np.arange(len(ids) * size, dtype=np.float32).reshape(len(ids), size)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
+    pq.write_table(pa.table({"id": list(ids), "embedding": lists}), path)
+    return dict(zip(ids, vectors, strict=True))
+
+
+def test_samples_bring_their_vectors_from_outside(sen12ms_tree, tmp_path):
+    ids = open_source(sen12ms_tree).ids
+    targets = write_targets(tmp_path / "targets.parquet", ids[::2])
+    batches = make_batches(sen12ms_tree, targets=targets)
+    for number in range(4):
+        batch = batches[number]
+        for id, found in zip(batch["ids"], batch["inputs"]["latent_target"].numpy(), strict=True):
+            np.testing.assert_array_equal(found, targets.get(id, np.full(5, np.nan)))
+    assert "latent_target" not in make_batches(sen12ms_tree)[0]["inputs"]
+
+
+def test_a_run_learns_vectors_from_outside(write, sen12ms_tree, tmp_path):
+    write_targets(tmp_path / "targets.parquet", open_source(sen12ms_tree).ids)
+    terms = {"latent_size": 5, "summary_weight": 0.1, "agreement_weight": 0.1, "pooling": "mean_std"}
+    result, out = run(write(model=TINY | terms, latent_targets=str(tmp_path / "targets.parquet"), steps=3))
+    assert result == "finished"
+    assert Embedder.from_pretrained(out / "model").dim == 64
+
+
+@pytest.mark.parametrize(
+    ("size", "table", "message"),
+    [(4, "targets.parquet", r"vectors \(5,\), but model.latent_size is 4"), (4, None, "latent_targets names no table"),
+     (4, "none.parquet", "cannot be read as a table")],
+)  # fmt: skip
+def test_vectors_that_do_not_fit_are_refused(write, tmp_path, size, table, message):
+    write_targets(tmp_path / "targets.parquet", ["a", "b"])
+    path = None if table is None else str(tmp_path / table)
+    with pytest.raises(DataError, match=message):
+        run(write(model=TINY | {"latent_size": size}, latent_targets=path))
+
+
 # The configuration
 
 
@@ -345,6 +387,12 @@ def test_yaml_and_json_are_read_alike(tmp_path):
     (tmp_path / "b.yaml").write_text("just text")
     with pytest.raises(DataError, match="must hold keys"):
         load_config(tmp_path / "b.yaml")
+
+
+def test_the_configuration_of_the_packaged_checkpoint_is_that_of_its_weights():
+    config = load_config(Path(__file__).parents[1] / "scripts/pretrain_small.yaml")
+    packaged = CropLEMConfig.from_pretrained(packaged_path()).to_dict()
+    assert {key: packaged[key] for key in config.model} == config.model
 
 
 def test_the_example_configuration_is_valid():

@@ -47,9 +47,10 @@ class ResolvedFromPretrained:
 @strict
 class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
     r"""
-    Configuration of [`CropLEMModel`] and [`CropLEMForPreTraining`], derived from [`ViTMAEConfig`]; the defaults are
-    those of the checkpoint `croplem/mae-s1s2`. `image_size` and `num_channels` of the parent are not used: any image
-    size works, and the channels follow from the bands.
+    Configuration of [`CropLEMModel`] and [`CropLEMForPreTraining`], derived from [`ViTMAEConfig`]; the defaults have
+    the size of the checkpoint `croplem/mae-s1s2`, which adds indices, spread and further terms of the loss.
+    `image_size` and `num_channels` of the parent are not used: any image size works, and the channels follow from the
+    bands.
 
     Args:
         patch_size (`int`, *optional*, defaults to 8):
@@ -68,6 +69,22 @@ class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
             Share of samples in which bands of the visible tokens are hidden too, and are targets.
         band_mask_tokens (`int`, *optional*, defaults to 8):
             Samples of at most this many tokens always have bands hidden: masking tokens alone teaches them little.
+        s2_indices (`list[list[str]]`, *optional*, defaults to `[]`):
+            Pairs of optical bands (a, b) whose normalised difference (a - b) / (a + b) is a further input channel, such
+            as B08 and B04 for NDVI; missing where one of the two is missing or hidden.
+        s2_mean (`list[float]`, *optional*), s2_std (`list[float]`, *optional*):
+            Statistics by which the processor standardised the optical bands; indices need the digital numbers back.
+            SSL4EO-S12, L1C.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            What the embedding holds of the tokens of each sensor: their mean, or with `"mean_std"` their mean and
+            their standard deviation, which doubles its length.
+        reconstruction_weight (`float`, *optional*, defaults to 1), summary_weight (`float`, *optional*, defaults to 0):
+            Weight in the pretraining loss of what the masks hide, and of the mean, deviation, least and largest value
+            of each channel and index over a whole sample, told from its embedding with nothing hidden.
+        latent_size (`int`, *optional*, defaults to 0), latent_weight (`float`, *optional*, defaults to 1):
+            Length of `latent_target`, vectors from outside that pretraining tells from the embedding; 0 for none.
+        agreement_weight (`float`, *optional*, defaults to 0), agreement_temperature (`float`, *optional*, defaults to
+            0.1): Weight of InfoNCE (arXiv 1807.03748) between the embeddings of a place by one sensor and the other.
         min_wavelength_m (`float`, *optional*, defaults to 40), max_wavelength_m (`float`, *optional*, defaults to 20480):
             Range of wavelengths, in metres on the ground, of the sin-cos position of a patch.
 
@@ -105,9 +122,25 @@ class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
         "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12",
     )  # fmt: skip
     s2_levels: list[str] | tuple[str, ...] = ("L1C", "L2A")
+    s2_mean: list[float] | tuple[float, ...] = (
+        1605.58, 1390.78, 1314.87, 1363.52, 1549.44, 2091.75, 2371.72, 2299.90, 2560.30, 830.07, 22.10, 2177.07,
+        1524.07,
+    )  # fmt: skip
+    s2_std: list[float] | tuple[float, ...] = (
+        786.79, 850.35, 875.06, 1138.85, 1122.18, 1161.59, 1274.39, 1248.43, 1345.53, 577.32, 51.15, 1336.10,
+        1136.54,
+    )  # fmt: skip
+    s2_indices: list[list[str]] | tuple[list[str], ...] = ()
+    pooling: str = "mean"
     mask_weights: list[float] | tuple[float, ...] = (0.4, 0.2, 0.2, 0.2)
     band_mask_prob: float = 0.5
     band_mask_tokens: int = 8
+    reconstruction_weight: float = 1.0
+    summary_weight: float = 0.0
+    latent_size: int = 0
+    latent_weight: float = 1.0
+    agreement_weight: float = 0.0
+    agreement_temperature: float = 0.1
     min_wavelength_m: float = 40.0
     max_wavelength_m: float = 20480.0
 
@@ -127,8 +160,26 @@ class CropLEMConfig(ResolvedFromPretrained, ViTMAEConfig):
             raise ValueError(f"train_patch_sizes must lie in 1..{2 * self.patch_size}, found {bad}")
         if len(self.mask_weights) != 4 or min(self.mask_weights) < 0 or sum(self.mask_weights) <= 0:
             raise ValueError(f"mask_weights must be four weights of at least 0, found {self.mask_weights}")
+        if len(self.s2_mean) != len(self.s2_bands) or len(self.s2_std) != len(self.s2_bands):
+            raise ValueError(f"s2_mean and s2_std must hold {len(self.s2_bands)} numbers, one for each of s2_bands")
+        self.s2_indices = [list(pair) for pair in self.s2_indices]
+        for pair in self.s2_indices:
+            if len(pair) != 2 or len(set(pair) & set(self.s2_bands)) != 2:
+                raise ValueError(f"s2_indices must hold pairs of two of s2_bands, found {pair}")
+        if self.pooling not in ("mean", "mean_std"):
+            raise ValueError(f"pooling must be 'mean' or 'mean_std', found {self.pooling!r}")
+        for name in ("reconstruction_weight", "summary_weight", "latent_size", "latent_weight", "agreement_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
+        if self.agreement_temperature <= 0:
+            raise ValueError(f"agreement_temperature must be above 0, found {self.agreement_temperature}")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of an embedding, `pooler_output`."""
+        return self.hidden_size * (2 if self.pooling == "mean_std" else 1)
 
 
 __all__ = ["PRESETS", "CropLEMConfig", "ResolvedFromPretrained"]

@@ -21,15 +21,18 @@ from .configuration_croplem import CropLEMConfig, ResolvedFromPretrained
 from .tokens_croplem import (
     SENSORS,
     SensorInput,
+    contrast,
     draw_hidden_bands,
     draw_noise,
     from_patches,
     gather_tokens,
+    normalised_differences,
     pool_sensors,
     positions,
     resample_matrices,
     select_visible,
     smooth_radar,
+    summarise,
     to_patches,
 )
 
@@ -39,8 +42,9 @@ class CropLEMModelOutput(ViTMAEModelOutput):
     r"""
     Output of [`CropLEMModel`]; N is the number of tokens, padded to the longest sample of the batch.
 
-    pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        Embedding: mean of the tokens within each sensor, then over the sensors that are there.
+    pooler_output (`torch.FloatTensor` of shape `(batch_size, config.embedding_size)`):
+        Embedding: mean of the tokens within each sensor, or mean and standard deviation (`config.pooling`), then their
+        mean over the sensors that are there.
     token_mask (`torch.BoolTensor` of shape `(batch_size, N)`):
         True for tokens, False for padding.
     token_index (`torch.LongTensor` of shape `(batch_size, N, 4)`):
@@ -67,12 +71,18 @@ class CropLEMForPreTrainingOutput(ViTMAEForPreTrainingOutput):
         Which values count in the loss: hidden and valid.
     mask (`torch.Tensor` of shape `(batch_size, number of all tokens)`):
         1 for hidden tokens.
+    reconstruction_loss, summary_loss, latent_loss, agreement_loss (`torch.FloatTensor` of shape `()`, *optional*):
+        The terms of `loss`, before their weights.
     """
 
     s1_reconstruction: torch.FloatTensor | None = None
     s2_reconstruction: torch.FloatTensor | None = None
     s1_target: torch.BoolTensor | None = None
     s2_target: torch.BoolTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    summary_loss: torch.FloatTensor | None = None
+    latent_loss: torch.FloatTensor | None = None
+    agreement_loss: torch.FloatTensor | None = None
 
 
 class CropLEMEmbeddings(nn.Module):
@@ -82,7 +92,8 @@ class CropLEMEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         dim, base = config.hidden_size, config.patch_size
-        channels = {"s1": len(config.s1_bands), "s2": len(config.s2_bands)}
+        self.pairs = [tuple(config.s2_bands.index(band) for band in pair) for pair in config.s2_indices]
+        channels = {"s1": len(config.s1_bands), "s2": len(config.s2_bands) + len(self.pairs)}
         # The bias of each projection is also what tells the sensors apart.
         self.projection = nn.ModuleDict({s: nn.Conv2d(c, dim, base, stride=base) for s, c in channels.items()})
         # Weighted by the share of the patch that has no measurement in a band: 1 for a band that does not exist.
@@ -96,11 +107,21 @@ class CropLEMEmbeddings(nn.Module):
             init.normal_(self.missing[sensor], std=self.config.initializer_range)
         init.normal_(self.level, std=self.config.initializer_range)
 
+    def channels(self, sensor: str, x: SensorInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> bands and indices (B, T, C + K, H, W), 0 where nothing is to be seen; bool, where something is."""
+        measured = x.measured if x.hidden is None else x.measured & ~x.hidden[..., None, None]
+        values = x.values.masked_fill(~measured, 0)
+        if sensor == "s2" and self.pairs:
+            mean, std = (values.new_tensor(v) for v in (self.config.s2_mean, self.config.s2_std))
+            index, both = normalised_differences(values, measured, self.pairs, mean, std)
+            values, measured = torch.cat([values, index], dim=2), torch.cat([measured, both], dim=2)
+        return values, measured
+
     def forward(self, sensor: str, x: SensorInput, gsd: torch.Tensor, patch_size: int) -> torch.Tensor:
         """-> (B, tokens, hidden_size), ordered by date, row, column."""
         projection = self.projection[sensor]
-        measured = x.measured if x.hidden is None else x.measured & ~x.hidden[..., None, None]
-        patches = to_patches(x.values.masked_fill(~measured, 0).to(projection.weight.dtype), patch_size)
+        values, measured = self.channels(sensor, x)
+        patches = to_patches(values.to(projection.weight.dtype), patch_size)
         weight = projection.weight.flatten(2)  # (D, C, base²)
         if patch_size != self.config.patch_size:
             resize = torch.as_tensor(resample_matrices(self.config.patch_size, patch_size)[1], device=weight.device)
@@ -136,17 +157,17 @@ class CropLEMModel(CropLEMPreTrainedModel):
     """
     Encoder of Sentinel-1 and Sentinel-2: any sensor, any dates, any size, any patch size from 1 to 16.
 
-    `embedding_centre` (hidden_size,) holds the mean embedding of the pretraining data, for centring.
+    `embedding_centre` (config.embedding_size,) holds the mean embedding of the pretraining data, for centring.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^summary_head\.", r"^latent_head\."]
 
     def __init__(self, config: CropLEMConfig):
         super().__init__(config)
         self.embeddings = CropLEMEmbeddings(config)
         self.layers = nn.ModuleList([ViTMAELayer(config) for _ in range(config.num_hidden_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.register_buffer("embedding_centre", torch.zeros(config.hidden_size))
+        self.register_buffer("embedding_centre", torch.zeros(config.embedding_size))
         self.post_init()
 
     def sensor_inputs(self, patch_size: int | None = None, **inputs) -> tuple[dict[str, SensorInput], int]:
@@ -159,7 +180,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
             values, days, valid = (inputs.get(f"{sensor}_{key}") for key in ("values", "days", "valid"))
             if values is None:
                 continue
-            channels = self.embeddings.projection[sensor].in_channels
+            channels = len(self.config.s1_bands if sensor == "s1" else self.config.s2_bands)
             if values.ndim != 5 or values.shape[2] != channels:
                 raise ValueError(f"{sensor}_values must be (B, T, {channels}, H, W), found {tuple(values.shape)}")
             b, t, c, h, w = values.shape
@@ -272,7 +293,7 @@ class CropLEMModel(CropLEMPreTrainedModel):
         tokens = self.layernorm(tokens)
         return CropLEMModelOutput(
             last_hidden_state=tokens,
-            pooler_output=pool_sensors(tokens, token_mask, index[..., 0]),
+            pooler_output=pool_sensors(tokens, token_mask, index[..., 0], self.config.pooling == "mean_std"),
             token_mask=token_mask,
             token_index=index,
             mask=mask,
@@ -377,12 +398,23 @@ class CropLEMDecoder(nn.Module):
 
 
 class CropLEMForPreTraining(CropLEMPreTrainedModel):
-    """Masked autoencoder: hides tokens and bands of visible tokens, and predicts what was measured there."""
+    """
+    Masked autoencoder: hides tokens and bands of visible tokens, and predicts what was measured there.
+
+    Further terms of the loss, by the weights of the configuration, are told from the embedding of the whole sample:
+    a summary of its values, vectors from outside, and agreement of the two sensors.
+    """
 
     def __init__(self, config: CropLEMConfig):
         super().__init__(config)
         self.croplem = CropLEMModel(config)
         self.decoder = CropLEMDecoder(config)
+        # Linear, so that an embedding holds these things where a linear head finds them.
+        if config.summary_weight:
+            channels = len(config.s1_bands) + len(config.s2_bands) + len(config.s2_indices)
+            self.summary_head = nn.Linear(config.embedding_size, 4 * channels)
+        if config.latent_size:
+            self.latent_head = nn.Linear(config.embedding_size, config.latent_size)
         self.post_init()
 
     @can_return_tuple
@@ -400,6 +432,7 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
         patch_size: int | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
+        latent_target: torch.Tensor | None = None,
         **kwargs,
     ) -> CropLEMForPreTrainingOutput:
         r"""
@@ -408,11 +441,14 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
         Args:
             noise (`torch.Tensor` of shape `(B, all tokens)`, *optional*): scores instead of drawn ones.
             generator (`torch.Generator`, *optional*): draws masks and hidden bands, on the device of the inputs.
+            latent_target (`torch.Tensor` of shape `(B, config.latent_size)`, *optional*): vectors to be told from the
+                embeddings; NaN for samples that have none.
 
         Returns:
-            [`CropLEMForPreTrainingOutput`]: `loss` is the squared error of hidden, valid, standardised values, averaged
-            within each sensor and then over the sensors that have any. At patch size 1 radar is compared with a mean of
-            3 x 3 pixels, or of three dates in a point series, not with raw speckle.
+            [`CropLEMForPreTrainingOutput`]: `reconstruction_loss` is the squared error of hidden, valid, standardised
+            values, averaged within each sensor and then over the sensors that have any. At patch size 1 radar is
+            compared with a mean of 3 x 3 pixels, or of three dates in a point series, not with raw speckle. `loss` is
+            the sum of all terms that have a weight in the configuration.
         """
         inputs = {
             "s1_values": s1_values, "s1_days": s1_days, "s1_valid": s1_valid, "s2_values": s2_values,
@@ -445,11 +481,76 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
             out[f"{sensor}_target"] = target[..., :height, :width]
             start += t * rows * cols
         counts = torch.stack([out[f"{s}_target"].any() for s in sensors]).to(losses[0].dtype)
-        loss = (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
+        out["reconstruction_loss"] = (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
+        loss = self.config.reconstruction_weight * out["reconstruction_loss"]
+        whole = inputs | {"gsd": gsd, "patch_size": p}
+        if self.config.summary_weight or self.config.latent_size:
+            # One more pass, with nothing hidden: what the embedding will be when it is used.
+            embedding = self.croplem(**whole).pooler_output
+        if self.config.summary_weight:
+            out["summary_loss"] = self._summary_loss(embedding, sensors)
+            loss = loss + self.config.summary_weight * out["summary_loss"]
+        if self.config.latent_size:
+            out["latent_loss"] = self._latent_loss(embedding, latent_target)
+            loss = loss + self.config.latent_weight * out["latent_loss"]
+        if self.config.agreement_weight:
+            out["agreement_loss"] = self._agreement_loss(whole, sensors)
+            loss = loss + self.config.agreement_weight * out["agreement_loss"]
         return CropLEMForPreTrainingOutput(
             loss=loss, mask=encoded.mask, ids_restore=encoded.ids_restore, hidden_states=encoded.hidden_states,
             attentions=encoded.attentions, **out,
         )  # fmt: skip
+
+    def _summary_loss(self, embedding: torch.Tensor, sensors: dict[str, SensorInput]) -> torch.Tensor:
+        """Mean smooth error of the summary of all channels that were measured."""
+        found, known = [], []
+        for sensor in SENSORS:
+            if sensor in sensors:
+                values, there = summarise(*self.croplem.embeddings.channels(sensor, sensors[sensor]))
+            else:
+                width = 4 * self.croplem.embeddings.projection[sensor].in_channels
+                values = embedding.new_zeros(len(embedding), width)
+                there = torch.zeros_like(values, dtype=torch.bool)
+            found.append(values)
+            known.append(there)
+        known = torch.cat(known, dim=1)
+        told = self.summary_head(embedding).float()
+        error = nn.functional.smooth_l1_loss(told, torch.cat(found, dim=1).float(), beta=0.5, reduction="none")
+        return (error * known).sum() / known.sum().clamp(min=1)
+
+    def _latent_loss(self, embedding: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
+        """Mean squared error of the vectors of those samples that have one; 0 for a batch of none."""
+        told = self.latent_head(embedding).float()
+        if target is None:
+            return told.sum() * 0
+        if target.shape != told.shape:
+            raise ValueError(f"latent_target must be {tuple(told.shape)}, found {tuple(target.shape)}")
+        known = target.isfinite()
+        error = (told - target.masked_fill(~known, 0).float()) ** 2
+        return (error * known).sum() / known.sum().clamp(min=1)
+
+    def _agreement_loss(self, whole: dict, sensors: dict[str, SensorInput]) -> torch.Tensor:
+        """InfoNCE between places seen by radar alone and by optics alone; 0 where fewer than two have both.
+
+        Without such places one sample goes through all the same: each process runs as many passes in every step.
+        """
+        there = torch.stack([x.valid.flatten(1).any(dim=1) for x in sensors.values()])
+        rows = there.all(dim=0).nonzero().flatten()
+        pairs = len(sensors) == len(SENSORS) and len(rows) > 1
+        embeddings = []
+        for number in range(len(SENSORS)):
+            if pairs:
+                sensor, chosen = SENSORS[number], rows
+            else:
+                sensor = next(name for name, seen in zip(sensors, there, strict=True) if seen.any())
+                chosen = there[list(sensors).index(sensor)].nonzero()[0]
+            part = {
+                key: value[chosen] if torch.is_tensor(value) else value
+                for key, value in whole.items()
+                if key in ("gsd", "patch_size") or key.startswith(sensor)
+            }
+            embeddings.append(self.croplem(**part).pooler_output)
+        return contrast(*embeddings, self.config.agreement_temperature)
 
 
 __all__ = [

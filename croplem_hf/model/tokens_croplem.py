@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 SENSORS = ("s1", "s2")
+# Sums of digital numbers below this are noise, a quotient by them more so.
+DARKEST = 100.0
+SPREAD_FLOOR = 1e-4
 
 
 @lru_cache(maxsize=64)
@@ -140,15 +143,74 @@ def gather_tokens(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return values.gather(1, ids[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def pool_sensors(tokens: torch.Tensor, token_mask: torch.Tensor, sensor: torch.Tensor) -> torch.Tensor:
-    """(B, N, D), bool (B, N), (B, N) -> (B, D): sixty radar dates do not drown five optical ones."""
+def pool_sensors(
+    tokens: torch.Tensor, token_mask: torch.Tensor, sensor: torch.Tensor, spread: bool = False
+) -> torch.Tensor:
+    """(B, N, D), bool (B, N), (B, N) -> (B, D): sixty radar dates do not drown five optical ones.
+
+    With `spread` -> (B, 2 D): the mean of each sensor's tokens and then their standard deviation, 0 for one token.
+    """
     total = count = 0
     for number in range(len(SENSORS)):
         weight = (token_mask & (sensor == number)).to(tokens.dtype)
         n = weight.sum(dim=1, keepdim=True)
-        total = total + (weight[:, None] @ tokens).squeeze(1) / n.clamp(min=1)
+        pooled = (weight[:, None] @ tokens).squeeze(1) / n.clamp(min=1)
+        if spread:
+            square = (tokens - pooled[:, None]) ** 2
+            variance = (weight[:, None] @ square).squeeze(1) / n.clamp(min=1)
+            # The slope of a root at 0 has no end; this one is 0 at 0 and smooth.
+            pooled = torch.cat([pooled, (variance + SPREAD_FLOOR).sqrt() - SPREAD_FLOOR**0.5], dim=1)
+        total = total + pooled * (n > 0)
         count = count + (n > 0).to(tokens.dtype)
     return total / count.clamp(min=1)
+
+
+def normalised_differences(
+    values: torch.Tensor, measured: torch.Tensor, pairs: list[tuple[int, int]], mean: torch.Tensor, std: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a - b) / (a + b) of digital numbers, -1 to 1, times two: about as wide as a standardised band.
+
+    Args:
+        values: (B, T, C, H, W), standardised. measured: bool, the same shape. mean, std: (C,), of the digital numbers.
+        pairs: channels (a, b) of each of K indices.
+
+    Returns:
+        (B, T, K, H, W), 0 where one of the two bands is not measured; bool, where both are.
+    """
+    a, b = ([pair[k] for pair in pairs] for k in range(2))
+    numbers = values * std[:, None, None] + mean[:, None, None]
+    first, second = numbers[:, :, a], numbers[:, :, b]
+    both = measured[:, :, a] & measured[:, :, b]
+    index = ((first - second) / (first + second).clamp(min=DARKEST)).clamp(-1, 1)
+    return (2 * index).masked_fill(~both, 0), both
+
+
+def summarise(values: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean, twice the standard deviation, least and largest value of each channel over dates and pixels.
+
+    Args:
+        values: (B, T, C, H, W). measured: bool, the same shape.
+
+    Returns:
+        (B, 4 C), 0 where a channel has no measurement; bool (B, 4 C), where it has some.
+    """
+    values, measured = (x.transpose(1, 2).flatten(2) for x in (values.float(), measured))  # (B, C, T H W)
+    n, there = measured.sum(dim=-1).clamp(min=1), measured.any(dim=-1)
+    mean = (values * measured).sum(dim=-1) / n
+    spread = (((values - mean[..., None]) ** 2 * measured).sum(dim=-1) / n).sqrt()
+    low = values.masked_fill(~measured, float("inf")).amin(dim=-1)
+    high = values.masked_fill(~measured, float("-inf")).amax(dim=-1)
+    out = torch.cat([part.masked_fill(~there, 0) for part in (mean, 2 * spread, low, high)], dim=1)
+    return out, there.repeat(1, 4)
+
+
+def contrast(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE both ways (arXiv 1807.03748) of (n, D) and (n, D), whose rows belong together; 0 for fewer than two."""
+    one, other = (nn.functional.normalize(x.float(), dim=1) for x in (one, other))
+    scores, own = one @ other.T / temperature, torch.arange(len(one), device=one.device)
+    if len(one) < 2:
+        return scores.sum() * 0
+    return (nn.functional.cross_entropy(scores, own) + nn.functional.cross_entropy(scores.T, own)) / 2
 
 
 def select_visible(
@@ -238,15 +300,18 @@ def smooth_radar(x: SensorInput) -> torch.Tensor:
 __all__ = [
     "SENSORS",
     "SensorInput",
+    "contrast",
     "draw_hidden_bands",
     "draw_noise",
     "from_patches",
     "gather_tokens",
+    "normalised_differences",
     "pool_sensors",
     "positions",
     "resample_matrices",
     "select_visible",
     "sincos",
     "smooth_radar",
+    "summarise",
     "to_patches",
 ]

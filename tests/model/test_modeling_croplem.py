@@ -1,12 +1,21 @@
 """The encoder: tokens only for what is there, positions that matter, and embeddings that depend on nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from croplem_hf import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor, CropLEMModel, make_sample
-from croplem_hf.model.tokens_croplem import from_patches, resample_matrices, to_patches
+from croplem_hf.model.tokens_croplem import (
+    DARKEST,
+    from_patches,
+    normalised_differences,
+    pool_sensors,
+    resample_matrices,
+    to_patches,
+)
 
 PROCESSOR = CropLEMImageProcessor()
 
@@ -242,3 +251,94 @@ def test_hidden_states_and_attentions_are_given_on_request(model):
     with torch.inference_mode():
         out = model(**PROCESSOR(sample()), output_hidden_states=True)
     assert len(out.hidden_states) == model.config.num_hidden_layers + 1
+
+
+# Indices and spread
+
+NDVI = {"s2_indices": [["B08", "B04"], ["B03", "B08"]], "pooling": "mean_std"}
+
+
+@pytest.fixture(scope="module")
+def with_indices():
+    torch.manual_seed(0)
+    return CropLEMModel(CropLEMConfig(num_hidden_layers=2, **NDVI)).eval()
+
+
+def test_indices_are_those_of_the_digital_numbers():
+    s = sample(0, 2, 3, 3)
+    x, config = PROCESSOR(s), CropLEMConfig()
+    assert (list(config.s2_mean), list(config.s2_std)) == (PROCESSOR.s2_mean, PROCESSOR.s2_std)
+    measured = x["s2_valid"][:, :, None].expand_as(x["s2_values"]).clone()
+    measured[0, 1, 3] = False
+    mean, std = torch.tensor(config.s2_mean), torch.tensor(config.s2_std)
+    index, both = normalised_differences(x["s2_values"], measured, [(7, 3), (2, 7)], mean, std)
+    b03, b04, b08 = (s["s2"][:, band].astype(np.float64) for band in (2, 3, 7))
+    np.testing.assert_allclose(index[0, 0, 0], 2 * (b08 - b04)[0] / np.maximum(b08 + b04, DARKEST)[0], atol=1e-3)
+    np.testing.assert_allclose(index[0, :, 1], 2 * (b03 - b08) / np.maximum(b03 + b08, DARKEST), atol=1e-3)
+    assert both[0, :, 1].all() and not both[0, 1, 0].any() and not index[0, 1, 0].any()
+
+
+@pytest.mark.parametrize("patch_size", [1, 8])
+def test_an_index_does_not_show_a_band_that_is_missing_hidden_or_invalid(with_indices, patch_size):
+    s = sample(1, 2)
+    gone = s | {"s2_bands": s["s2_bands"].copy()}
+    gone["s2_bands"][:, 3] = False
+    changed = gone | {"s2": s["s2"].copy()}
+    changed["s2"][:, 3] = 9999
+    a, b = (embed(with_indices, x, patch_size=patch_size).pooler_output for x in (gone, changed))
+    assert torch.equal(a, b) and not torch.equal(a, embed(with_indices, s, patch_size=patch_size).pooler_output)
+
+    hidden = torch.zeros(1, 2, 13, dtype=torch.bool)
+    hidden[:, :, 3] = True
+    seen = []
+    for x in (s, s | {"s2": changed["s2"]}):
+        with torch.inference_mode():
+            out = with_indices(**PROCESSOR(x), patch_size=patch_size, hidden_bands={"s2": hidden})
+        seen.append(out.pooler_output)
+    assert torch.equal(*seen)
+
+    cloudy = s | {"s2_valid": s["s2_valid"].copy()}
+    cloudy["s2_valid"][0, 3:9, 2:5] = False
+    bright = cloudy | {"s2": s["s2"].copy()}
+    bright["s2"][0][:, ~cloudy["s2_valid"][0]] = 9999
+    assert torch.equal(*(embed(with_indices, x, patch_size=patch_size).pooler_output for x in (cloudy, bright)))
+
+
+def test_spread_is_the_deviation_of_each_sensor_and_nothing_for_one_token(with_indices):
+    torch.manual_seed(0)
+    tokens, mask = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    sensor = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
+    out = pool_sensors(tokens, mask, sensor, spread=True)
+    assert torch.equal(out[:, :4], pool_sensors(tokens, mask, sensor))
+    expected = (tokens[0, :2].std(0, correction=0) + tokens[0, 2:].std(0, correction=0)) / 2
+    torch.testing.assert_close(out[0, 4:], expected, atol=0.011, rtol=0)  # SPREAD_FLOOR takes off up to its root
+    assert out[1, 4:].abs().max() > 0  # its radar token has none, its two optical ones do
+
+    single = embed(with_indices, sample(0, 1, 1, 1), patch_size=1).pooler_output
+    assert single.shape == (1, 256) == (1, with_indices.config.embedding_size)
+    assert not single[:, 128:].any() and single[:, :128].all()
+
+
+def test_with_indices_and_spread_an_embedding_depends_on_its_sample_alone(with_indices):
+    samples = [sample(3, 2, 5, 9, seed=1), sample(0, 4, 7, 2, seed=2, level="L2A"), sample(2, 0, 3, 3, seed=3)]
+    samples[0]["s2_valid"][1, 2:] = False
+    for p in (1, 4):
+        together = embed(with_indices, *samples, patch_size=p).pooler_output
+        alone = torch.cat([embed(with_indices, s, patch_size=p).pooler_output for s in samples])
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_without_the_newer_settings_loads(tmp_path):
+    torch.manual_seed(0)
+    old = CropLEMForPreTraining(CropLEMConfig(num_hidden_layers=1, decoder_num_hidden_layers=1))
+    old.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    newer = ("s2_", "pooling", "latent", "summary", "agreement", "reconstruction")
+    settings = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith(newer) or k == "s2_bands"}
+    path.write_text(json.dumps(settings))
+    for kind, keep in ((CropLEMModel, "croplem."), (CropLEMForPreTraining, "")):
+        model, report = kind.from_pretrained(tmp_path, output_loading_info=True)
+        assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, old.state_dict()[keep + name])

@@ -5,8 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from croplem_hf import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor, make_sample
-from croplem_hf.model.tokens_croplem import SensorInput, draw_hidden_bands, draw_noise, select_visible, smooth_radar
+from croplem_hf import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor, CropLEMModel, make_sample
+from croplem_hf.model.tokens_croplem import (
+    SensorInput,
+    contrast,
+    draw_hidden_bands,
+    draw_noise,
+    select_visible,
+    smooth_radar,
+    summarise,
+)
 
 PROCESSOR = CropLEMImageProcessor()
 
@@ -171,8 +179,108 @@ def test_radar_at_one_pixel_is_compared_without_speckle():
         ({"mask_weights": [1.0]}, "mask_weights"),
         ({"hidden_size": 100}, "hidden_size"),
         ({"train_patch_sizes": [32]}, "train_patch_sizes"),
+        ({"s2_indices": [["B08", "NIR"]]}, "s2_indices"),
+        ({"s2_indices": [["B08", "B08"]]}, "s2_indices"),
+        ({"s2_mean": [0.0]}, "s2_mean"),
+        ({"pooling": "max"}, "pooling"),
+        ({"latent_weight": -1.0}, "latent_weight"),
+        ({"agreement_temperature": 0.0}, "agreement_temperature"),
     ],
 )
 def test_impossible_configurations_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         CropLEMConfig(**change)
+
+
+# What is told from the whole embedding
+
+ALL_TERMS = {
+    "num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "s2_indices": [["B08", "B04"]], "pooling": "mean_std",
+    "summary_weight": 0.5, "latent_size": 7, "latent_weight": 2.0, "agreement_weight": 0.25,
+}  # fmt: skip
+
+
+@pytest.fixture
+def complete():
+    torch.manual_seed(0)
+    return CropLEMForPreTraining(CropLEMConfig(**ALL_TERMS))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms_and_reaches_every_parameter(complete):
+    for seed, p in enumerate([8, 1]):
+        inputs = PROCESSOR([sample(2, 2, 9, seed=seed), sample(2, 2, 9, "L1C", seed=9)])
+        out = complete(**inputs, patch_size=p, generator=generator(seed), latent_target=torch.randn(2, 7))
+        terms = out.reconstruction_loss, out.summary_loss, out.latent_loss, out.agreement_loss
+        assert all(term > 0 for term in terms)
+        weighted = sum(w * t for w, t in zip((1.0, 0.5, 2.0, 0.25), terms, strict=True))
+        torch.testing.assert_close(out.loss, weighted)
+        out.loss.backward()
+    assert [n for n, p in complete.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("dates", [(2, 2), (0, 2), (2, 0)])
+@pytest.mark.parametrize("vectors", ["all", "one", "nan", None])
+def test_as_many_passes_whatever_a_batch_holds(complete, dates, vectors, monkeypatch):
+    """Processes that met different numbers of passes would wait for each other for ever."""
+    inputs = PROCESSOR([sample(*dates, seed=n) for n in range(3)])
+    target = torch.full((3, 7), float("nan")) if vectors else None
+    if vectors in ("all", "one"):
+        target[: 3 if vectors == "all" else 1] = 1.0
+    passes = []
+    complete.croplem.register_forward_hook(lambda *_: passes.append(1))
+    out = complete(**inputs, patch_size=1, generator=generator(), latent_target=target)
+    out.loss.backward()
+    assert len(passes) == 4
+    assert torch.isfinite(out.loss) and (out.agreement_loss > 0) == (dates == (2, 2))
+    assert (out.latent_loss > 0) == (vectors in ("all", "one"))
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in complete.parameters())
+
+
+def test_agreement_leaves_out_places_that_lack_a_sensor(complete):
+    both = [sample(2, 2, seed=n) for n in range(2)]
+    alone = complete(**PROCESSOR(both), patch_size=1, generator=generator()).agreement_loss
+    mixed = PROCESSOR([sample(2, 0, seed=8), both[0], sample(0, 2, seed=9), both[1]])
+    torch.testing.assert_close(complete(**mixed, patch_size=1, generator=generator()).agreement_loss, alone)
+    one = complete(**PROCESSOR([both[0], sample(0, 2, seed=9)]), patch_size=1, generator=generator())
+    assert one.agreement_loss == 0 and torch.isfinite(one.loss)
+
+
+def test_a_target_of_the_wrong_length_is_refused(complete):
+    with pytest.raises(ValueError, match=r"latent_target must be \(1, 7\), found \(1, 3\)"):
+        complete(**PROCESSOR(sample(1, 1)), patch_size=1, latent_target=torch.zeros(1, 3))
+
+
+def test_a_hidden_band_does_not_leak_through_an_index(complete):
+    complete.eval()
+    inputs, outs = PROCESSOR(sample(0, 2)), []
+    for shift in (0.0, 5.0):
+        first = complete(**inputs, patch_size=1, generator=generator(4))
+        changed = inputs | {"s2_values": inputs["s2_values"] + shift * first.s2_target}
+        outs.append(complete(**changed, patch_size=1, generator=generator(4)))
+    assert torch.equal(outs[0].s2_reconstruction, outs[1].s2_reconstruction)
+
+
+def test_the_summary_holds_what_was_measured():
+    values = torch.arange(24.0).reshape(1, 2, 3, 2, 2)
+    measured = torch.ones_like(values, dtype=torch.bool)
+    measured[:, :, 2] = False
+    measured[:, 1, 1] = False
+    out, there = summarise(values, measured)
+    assert there[0].tolist() == [True, True, False] * 4 and not out[0, 2::3].any()
+    first, second = values[:, :, 0].flatten(), values[:, 0, 1].flatten()
+    for channel, x in enumerate((first, second)):
+        expected = torch.stack([x.mean(), 2 * x.std(correction=0), x.min(), x.max()])
+        torch.testing.assert_close(out[0, channel::3], expected)
+
+
+def test_contrast_is_least_where_pairs_belong_together():
+    x = torch.randn(16, 8, generator=generator())
+    assert contrast(x, 3 * x, 0.1) < 0.1 < contrast(x, x.roll(1, 0), 0.1)
+    assert contrast(x[:1], x[:1], 0.1) == 0
+
+
+def test_the_encoder_loads_from_a_complete_checkpoint_without_complaint(complete, tmp_path):
+    complete.save_pretrained(tmp_path)
+    model, report = CropLEMModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(model.embeddings.projection["s2"].weight, complete.croplem.embeddings.projection["s2"].weight)
