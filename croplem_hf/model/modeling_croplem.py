@@ -129,7 +129,11 @@ class CropLEMEmbeddings(nn.Module):
         tokens = patches.flatten(-2) @ weight.flatten(1).T + projection.bias  # (B, T, rows, cols, D)
         bands = x.bands if x.hidden is None else x.bands & ~x.hidden
         filled = to_patches(x.valid[:, :, None], patch_size).to(tokens.dtype).mean(dim=-1)  # (B, T, rows, cols, 1)
-        missing = 1 - filled * bands[:, :, None, None].to(tokens.dtype)  # (B, T, rows, cols, C)
+        seen = filled * bands[:, :, None, None].to(tokens.dtype)  # (B, T, rows, cols, C)
+        if measured.shape[2] > bands.shape[2]:
+            indices = to_patches(measured[:, :, bands.shape[2] :], patch_size).to(tokens.dtype).mean(dim=-1)
+            seen = torch.cat([seen, indices], dim=-1)
+        missing = 1 - seen  # (B, T, rows, cols, C + K)
         tokens = tokens + missing @ self.missing[sensor]
         if x.level is not None:
             tokens = tokens + self.level[x.level][:, None, None, None]
