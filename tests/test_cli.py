@@ -67,7 +67,7 @@ def series(path, rows, dates=12, **columns):
 def test_from_imagery_to_similar_places(tree, tmp_path, capsys):
     table, index, picture = tmp_path / "e.parquet", tmp_path / "e.index", tmp_path / "similar.png"
     code, out, err = run(capsys, "embed", tree, table)
-    assert (code, err) == (0, []) and out == f"6 embeddings of 128 numbers in {table}\n"
+    assert (code, err) == (0, []) and out == f"6 embeddings of 256 numbers in {table}\n"
     assert sorted(read_table(table).metadata["sensors"].to_pylist()) == ["s1", "s1+s2", "s1+s2", "s1+s2", "s1+s2", "s2"]
     assert run(capsys, "index", table, index) == (0, f"6 embeddings indexed in {index}\n", [])
     first, second = read_table(table).ids[:2]
