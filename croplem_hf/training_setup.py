@@ -186,10 +186,12 @@ def read_targets(config: TrainingConfig, size: int) -> dict[str, np.ndarray]:
     """{id: float32 (size,)} of `config.latent_targets`; empty where there is none.
 
     Raises:
-        DataError: the file cannot be read, or its vectors are not as long as the model's `latent_size`.
+        DataError: a fresh model wants vectors and there is no file, it cannot be read, or its vectors are not as long
+            as the model's `latent_size`.
     """
     if config.latent_targets is None:
-        if size:
+        # A checkpoint that learned such vectors may go on without them: that term is then 0.
+        if config.model.get("latent_size"):
             raise DataError(f"model.latent_size is {size}, but latent_targets names no table of vectors")
         return {}
     try:

@@ -311,6 +311,9 @@ def test_a_run_learns_vectors_from_outside(write, sen12ms_tree, tmp_path):
     result, out = run(write(model=TINY | terms, latent_targets=str(tmp_path / "targets.parquet"), steps=3))
     assert result == "finished"
     assert Embedder.from_pretrained(out / "model").dim == 64
+    AcceleratorState._reset_state(reset_partial_state=True)
+    further = write(init_from=str(out / "model"), model=None, out=str(tmp_path / "further"), steps=2)
+    assert run(further)[0] == "finished"
 
 
 @pytest.mark.parametrize(
