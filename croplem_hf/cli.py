@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     similar = verb("similar", _similar, "Find what is most like one item of an index.")
     similar.add_argument("index", metavar="INDEX", type=Path, help="folder that `croplem index` wrote")
     similar.add_argument("--id", required=True, action="append", help="item to start from; may be given several times")
+    text = "only among items that fit, compared exactly; may be repeated"
+    similar.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help=text)
     similar.add_argument("-k", type=int, default=10, help="how many neighbours (default 10)")
     similar.add_argument("--json", action="store_true", help="print JSON instead of a table")
     similar.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
@@ -189,7 +191,13 @@ def _similar(args: argparse.Namespace) -> None:
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the index holds no images")
     index = EmbeddingIndex.load(args.index)
-    found = index.query(ids=args.id, k=args.k)
+    where: dict[str, list[str]] = {}
+    for text in args.where:
+        column, equal, value = text.partition("=")
+        if not equal:
+            raise DataError(f"--where must be COLUMN=VALUE, such as region=Kenya; found {text!r}")
+        where.setdefault(column, []).append(value)
+    found = index.query(ids=args.id, k=args.k, where=where or None)
     if args.picture:
         from .data import open_source
         from .pictures import draw_similar

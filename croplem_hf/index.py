@@ -450,7 +450,7 @@ class EmbeddingIndex:
                 raise DataError(f"the index has no column {column!r}; found {', '.join(self.metadata.column_names)}")
             wanted = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
             try:
-                values = pa.array(wanted, self.metadata[column].type)
+                values = pa.array(wanted).cast(self.metadata[column].type)
             except (pa.ArrowException, TypeError) as error:
                 raise DataError(f"column {column!r} cannot hold {wanted!r} ({error})") from error
             keep &= pa.compute.is_in(self.metadata[column], value_set=values).to_numpy(zero_copy_only=False)

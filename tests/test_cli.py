@@ -83,6 +83,11 @@ def test_from_imagery_to_similar_places(tree, tmp_path, capsys):
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["query", "rank", "id", "score", "region", "lon", "lat"]
     assert [line[:3] for line in lines[1:]] == [[first, str(row["rank"]), row["id"]] for row in rows[:2]]
+    code, out, err = run(capsys, "similar", index, "--id", first, "--where", "sensors=s2", "--where", "height=32", "--json")
+    assert code == 0 and {row["sensors"] for row in json.loads(out)} == {"s2"}
+    for option, message in (("sensors", "must be COLUMN=VALUE"), ("height=tall", "cannot hold")):
+        code, out, err = run(capsys, "similar", index, "--id", first, "--where", option)
+        assert code == 1 and message in err[0]
 
 
 @pytest.mark.parametrize(("what", "kind", "key"), [(0, "embeddings table", "weights_hash"), (1, "index", "patch_size")])
