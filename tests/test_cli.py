@@ -83,7 +83,8 @@ def test_from_imagery_to_similar_places(tree, tmp_path, capsys):
     lines = [line.split() for line in out.splitlines()]
     assert lines[0] == ["query", "rank", "id", "score", "region", "lon", "lat"]
     assert [line[:3] for line in lines[1:]] == [[first, str(row["rank"]), row["id"]] for row in rows[:2]]
-    code, out, err = run(capsys, "similar", index, "--id", first, "--where", "sensors=s2", "--where", "height=32", "--json")
+    options = ["--where", "sensors=s2", "--where", "height=32", "--json"]
+    code, out, err = run(capsys, "similar", index, "--id", first, *options)
     assert code == 0 and {row["sensors"] for row in json.loads(out)} == {"s2"}
     for option, message in (("sensors", "must be COLUMN=VALUE"), ("height=tall", "cannot hold")):
         code, out, err = run(capsys, "similar", index, "--id", first, "--where", option)
