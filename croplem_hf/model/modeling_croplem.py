@@ -204,7 +204,8 @@ class CropLEMModel(CropLEMPreTrainedModel):
                     raise ValueError(f"s2_bands must be (B, T, 13) = {(b, t, c)}, found {tuple(bands.shape)}")
             valid = valid.bool() & bands.any(dim=-1)[..., None, None]
             pad = (0, -w % p, 0, -h % p)
-            values, valid = nn.functional.pad(values, pad), nn.functional.pad(valid, pad)
+            if any(pad):  # else it would copy
+                values, valid = nn.functional.pad(values, pad), nn.functional.pad(valid, pad)
             out[sensor] = SensorInput(values, days, valid, bands, level)
         if not out:
             raise ValueError("no sensor: pass s1_values or s2_values (with days, valid) from CropLEMImageProcessor")
