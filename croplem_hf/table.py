@@ -96,6 +96,9 @@ def open_table(path: str | os.PathLike) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
     schema = file.schema_arrow
+    twice = [name for name, times in collections.Counter(schema.names).items() if times > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}; rename one")
     for column in ("id", "embedding"):
         if column not in schema.names:
             raise DataError(f"{path}: no column {column!r}; found {', '.join(schema.names)}")
@@ -112,11 +115,15 @@ def read_batches(path: str | os.PathLike, rows: int) -> Iterator[tuple[list[str]
     Raises:
         DataError: as `read_table`, but for ids that repeat.
     """
-    path, start = Path(path), 0
+    path, start, width = Path(path), 0, None
     try:
         for batch in open_table(path).iter_batches(rows, columns=["id", "embedding"]):
             ids = _ids(path, batch["id"], start)
-            yield ids, _vectors(path, batch["embedding"], ids)
+            vectors = _vectors(path, batch["embedding"], ids)
+            width = width or vectors.shape[1]
+            if vectors.shape[1] != width:
+                raise DataError(f"{path}: the embedding of {ids[0]!r} has {vectors.shape[1]} numbers, expected {width}")
+            yield ids, vectors
             start += len(ids)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
