@@ -82,6 +82,9 @@ class Embedder:
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise CheckpointError(f"device {str(device)!r} cannot be used ({_sentence(error)}); try 'cpu'") from error
+        for key in ("s2_mean", "s2_std"):
+            if model.config.s2_indices and list(getattr(processor, key)) != list(getattr(model.config, key)):
+                raise CheckpointError(f"{key} of the processor is not that of the model; take both from one checkpoint")
         self.processor = processor
         self.name = name or "unnamed"
 

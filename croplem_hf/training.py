@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
 
 from .augment import FEWEST_TRIED, TrainingBatches, mask_seed
 from .errors import CheckpointError, CropLEMError, DataError
@@ -33,14 +34,15 @@ from .training_files import (
     RunFiles,
     RunState,
     checkpoints_in,
+    clear_run,
     config_record,
     load_averages,
     load_optimizer,
     locked,
-    prepare_folder,
     read_state,
     rotate,
     save_checkpoint,
+    tidy_folder,
 )
 from .training_outputs import Outputs
 from .training_setup import (
@@ -91,16 +93,21 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     out, accumulation = Path(config.out), config.gradient_accumulation_steps
 
     sources, plan, data = open_data(config)
+    checkpoint = None
     if is_main:
-        prepare_folder(out, fresh=resume is False)
+        tidy_folder(out)
+        checkpoint = None if resume is False else next(reversed(checkpoints_in(out)), None)
     # One process decides, in case the others see the folder later.
-    checkpoint = broadcast_object_list([next(reversed(checkpoints_in(out)), None) if is_main else None])[0]
+    checkpoint = broadcast_object_list([checkpoint])[0]
     if checkpoint is None and resume:
         raise CheckpointError(f"{out / 'checkpoints'}: no checkpoint to resume from; leave --resume out to start")
     state, record = (RunState(), {}) if checkpoint is None else read_state(checkpoint, config, data, accelerator)
-    if is_main:
-        rotate(out, config.keep_checkpoints)  # a kill after the last checkpoint may have left more
     model, processor = build_model(config, checkpoint)
+    targets = read_targets(config, model.config.latent_size, sources, plan)
+    if is_main and checkpoint is None:
+        clear_run(out, fresh=resume is False)  # not before what could be wrong was read
+    elif is_main:
+        rotate(out, config.keep_checkpoints)  # a kill after the last checkpoint may have left more
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     plain = accelerator.unwrap_model(model, keep_torch_compile=True)
     if checkpoint is not None:
@@ -124,7 +131,7 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     batches = TrainingBatches(
         sources, plan, processor, patch_sizes=plain.config.train_patch_sizes, max_tokens=config.max_tokens,
         augmentation=config.augmentation, seed=config.seed, rank=rank, ranks=ranks,
-        targets=read_targets(config, plain.config.latent_size),
+        targets=targets,
     )  # fmt: skip
     # The sampler is the list of batches to come: worker w of W reads the first of them, w, w + W, ...
     loader = iter(torch.utils.data.DataLoader(
@@ -270,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="folder to write, instead of the configuration's")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="insist on a checkpoint in DIR to go on from")
-    either.add_argument("--fresh", action="store_true", help="start over; deletes checkpoints and model in DIR")
+    either.add_argument("--fresh", action="store_true", help="start over; deletes all that an earlier run wrote in DIR")
     args = parser.parse_args(argv)
     rank = int(os.environ.get("RANK", 0))
     logging.basicConfig(
@@ -285,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config, out=args.out)
         result = train(config, resume=True if args.resume else False if args.fresh else None)
         return 130 if result == "interrupted" else 0
-    except (CropLEMError, OSError) as error:
+    except (CropLEMError, OSError, SafetensorError) as error:
         where = f" (process {rank})" if rank else ""
         print(f"pretrain{where}: {error}", file=sys.stderr)
         return 1

@@ -134,10 +134,10 @@ class TrainingConfig:
                  "crop_size": 1, "seed": 0, "warmup_steps": 0, "num_workers": 0, "weight_decay": 0,
                  "min_learning_rate": 0}  # fmt: skip
         for key, low in least.items():
-            if getattr(self, key) is not None and getattr(self, key) < low:
+            if getattr(self, key) is not None and not low <= getattr(self, key) < float("inf"):
                 raise DataError(f"{key} must be at least {low}, found {getattr(self, key)}")
         for key in ("learning_rate", "clip_norm", "time_limit_minutes"):
-            if getattr(self, key) is not None and not getattr(self, key) > 0:
+            if getattr(self, key) is not None and not 0 < getattr(self, key) < float("inf"):
                 raise DataError(f"{key} must be above 0, found {getattr(self, key)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise DataError(f"betas must be two numbers of at least 0 and below 1, found {self.betas}")

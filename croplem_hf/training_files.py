@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import CheckpointError
@@ -26,10 +27,12 @@ from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-# May change when a run is resumed: they do not touch what is computed. Data may move too, its content is compared.
+# May change when a run is resumed: they do not touch what is computed, or are compared by themselves. Data may move too:
+# its ids and shapes are compared.
 FREE_KEYS = (
     "out", "time_limit_minutes", "expected_processes", "num_workers", "log_every", "checkpoint_every",
-    "keep_checkpoints", "picture_every", "probe", "probe_every", "keep_best", "trackers", "activation_checkpointing",
+    "mixed_precision", "keep_checkpoints", "picture_every", "probe", "probe_every", "keep_best", "trackers",
+    "activation_checkpointing",
 )  # fmt: skip
 LOG_COLUMNS = (
     "step", "epoch", "loss", "learning_rate", "gradient_norm", "samples_per_second", "data_wait_percent", "probe",
@@ -73,21 +76,33 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def prepare_folder(out: Path, *, fresh: bool) -> None:
-    """Make OUT, and remove what an earlier run left half-written, or all of it."""
+def tidy_folder(out: Path) -> None:
+    """Make OUT, and mend or remove what an earlier run left half-written."""
     out.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for name in ("checkpoints", *_FOLDERS):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for path in (*(out / name for name in _FILES), *out.glob("bad_batch-*")):
-            path.unlink(missing_ok=True)
-    for folder in (out, out / "checkpoints"):
-        for old in folder.glob("*.old"):
+    steps = {path.with_suffix("") for path in (out / "checkpoints").glob("*.*") if _CHECKPOINT.match(path.stem)}
+    for path in (*(out / name for name in _FOLDERS), *steps):
+        old = path.with_name(path.name + ".old")
+        if old.exists() and not path.exists():
             # Killed between the two renamings of `replace_folder`.
-            if not old.with_suffix("").exists():
-                os.replace(old, old.with_suffix(""))
-        for left in (*folder.glob("*.old"), *folder.glob("*.tmp")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            os.replace(old, path)
+        for left in (old, path.with_name(path.name + ".tmp")):
+            shutil.rmtree(left, ignore_errors=True)
+    for name in _FILES:
+        (out / (name + ".tmp")).unlink(missing_ok=True)
+
+
+def clear_run(out: Path, *, fresh: bool) -> None:
+    """Remove what an earlier run left in OUT; without `fresh`, of one that has no checkpoint and did not finish.
+
+    Raises:
+        CheckpointError: it finished, and `fresh` was not asked for.
+    """
+    if not fresh and (out / "model").exists():
+        raise CheckpointError(f"{out}: holds a model but no checkpoint; choose another --out, or delete it by --fresh")
+    for name in ("checkpoints", *_FOLDERS):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for path in (*(out / name for name in _FILES), *out.glob("bad_batch-*")):
+        path.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -115,7 +130,13 @@ def save_checkpoint(
 def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) -> None:
     """Give each parameter the state that `save_checkpoint` stored under its name."""
     parameters = dict(model.named_parameters())
-    for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+    try:
+        tensors = load_file(checkpoint / "optimizer.safetensors")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{checkpoint}: optimizer.safetensors is damaged ({error}); remove this folder to go on from one before"
+        ) from error
+    for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
         # AdamW counts its steps on the CPU.
         value = value if kind == "step" else value.to(parameters[name].device)
@@ -149,14 +170,17 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
     Raises:
         CheckpointError: it does not, naming the keys that differ.
     """
-    record = json.loads((checkpoint / "state.json").read_text())
+    try:
+        record = json.loads((checkpoint / "state.json").read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: state.json is damaged; remove it to go on from one before") from error
     # What an older checkpoint does not tell had its default.
     defaults = config_record(TrainingConfig(sources=config.sources, out=config.out))
     ours, theirs = _comparable(config_record(config)), _comparable(defaults | record["config"])
     different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     different += ["the items of the sources"] if record["data"] != data and "sources" not in different else []
     if accelerator.mixed_precision != record["mixed_precision"]:
-        different.append("mixed_precision")
+        different.append(f"precision ({record['mixed_precision']} there, {accelerator.mixed_precision} now)")
     if different:
         changes = ", ".join(
             f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} now)" if key in ours.keys() & theirs.keys() else key
@@ -280,5 +304,5 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
 
 __all__ = [
     "LOG_COLUMNS", "RunFiles", "RunState", "best_score", "checkpoints_in", "config_record", "load_averages",
-    "load_optimizer", "locked", "prepare_folder", "read_state", "rotate", "save_checkpoint", "save_model",
+    "load_optimizer", "locked", "clear_run", "tidy_folder", "read_state", "rotate", "save_checkpoint", "save_model",
 ]  # fmt: skip

@@ -76,7 +76,7 @@ class Probe:
         return [fold for fold in folds if all(len(set(self.labels[part])) > 1 for part in fold)]
 
     def score(self, model: CropLEMModel, processor: CropLEMImageProcessor) -> float:
-        """Mean over the parts of the score of 20 nearest neighbours by cosine, 0 to 1.
+        """Mean over the parts of the score of nearest neighbours by cosine, 0 to 1: of 20, of few samples of fewer.
 
         Embeddings are centred by the mean of those learned from. AUC where there are two labels, else balanced
         accuracy; NaN where so few samples can be read that nothing is left to score. The model keeps its mode.
@@ -108,7 +108,8 @@ class Probe:
 
     def _score(self, vectors: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
         y, centre = self.labels.astype(str), vectors[train].mean(axis=0)
-        neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine")
+        # Of few samples so many that not all of them vote each time.
+        neighbours = KNeighborsClassifier(min(NEIGHBOURS, round(len(train) ** 0.5)), metric="cosine")
         neighbours.fit(vectors[train] - centre, y[train])
         if self.metric == "AUC":
             shares = neighbours.predict_proba(vectors[test] - centre)[:, 1]

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, ProjectConfiguration
 from huggingface_hub.errors import StrictDataclassError
 
 from .augment import Augmentation, augment, draw_recipe
@@ -62,12 +63,28 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=config.out, logging_dir=str(Path(config.out) / "trackers")),
     )
     check_processes(accelerator, config)
+    # What the environment of a launcher would otherwise change behind the configuration's back.
+    if accelerator.gradient_accumulation_steps != config.gradient_accumulation_steps:
+        raise DataError(
+            f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, and the launcher says "
+            f"{accelerator.gradient_accumulation_steps}; leave it out there"
+        )
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise DataError("the launcher asks for torch.compile of the whole model; leave it out there, set compile: true")
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise DataError("mixed_precision fp16 needs a GPU; use bf16 or no on a CPU")
     return accelerator
 
 
 def check_processes(accelerator: Accelerator, config: TrainingConfig) -> None:
     """Refuse another number of processes than the configuration allows, and ways to share that are not supported."""
     ranks = accelerator.num_processes
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != ranks:
+        raise DataError(
+            f"{started} processes were started, and each takes itself for one of {ranks}: without GPUs, set "
+            "ACCELERATE_USE_CPU=true"
+        )
     if config.expected_processes not in (None, ranks):
         raise DataError(
             f"expected_processes is {config.expected_processes}, but the number of processes is {ranks}; on CPUs start "
@@ -126,9 +143,11 @@ def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLE
     torch.manual_seed(config.seed)  # of weights that are drawn: all of a fresh model
     folder = checkpoint or (config.init_from and resolve_checkpoint(config.init_from))
     if folder is None:
-        model, processor = CropLEMForPreTraining(model_config(config.model)), CropLEMImageProcessor()
+        model = CropLEMForPreTraining(model_config(config.model))
+        processor = _processor(model.config)
     elif checkpoint is None and is_vitmae(folder):
-        model, processor = from_vitmae(folder, _settings(config.model)), CropLEMImageProcessor()
+        model = from_vitmae(folder, _settings(config.model))
+        processor = _processor(model.config)
     elif checkpoint is None and config.model:
         raise DataError("model and init_from exclude each other: a checkpoint brings its own settings")
     else:
@@ -139,6 +158,11 @@ def build_model(config: TrainingConfig, checkpoint: Path | None) -> tuple[CropLE
     if config.compile:
         compile_layers(model)
     return model.train(), processor
+
+
+def _processor(config: CropLEMConfig) -> CropLEMImageProcessor:
+    """A processor that standardises optics as the model takes it to be, which computes normalised differences."""
+    return CropLEMImageProcessor(s2_mean=config.s2_mean, s2_std=config.s2_std)
 
 
 def model_config(settings: dict) -> CropLEMConfig:
@@ -182,12 +206,12 @@ def build_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opt
     )
 
 
-def read_targets(config: TrainingConfig, size: int) -> dict[str, np.ndarray]:
+def read_targets(config: TrainingConfig, size: int, sources: list, plan: BatchPlan) -> dict[str, np.ndarray]:
     """{id: float32 (size,)} of `config.latent_targets`; empty where there is none.
 
     Raises:
         DataError: a fresh model wants vectors and there is no file, it cannot be read, or its vectors are not as long
-            as the model's `latent_size`.
+            as the model's `latent_size`; ids are missing, repeat or fit no item, or vectors are not finite.
     """
     if config.latent_targets is None:
         # A checkpoint that learned such vectors may go on without them: that term is then 0.
@@ -197,13 +221,23 @@ def read_targets(config: TrainingConfig, size: int) -> dict[str, np.ndarray]:
     try:
         table = pq.read_table(config.latent_targets, columns=["id", "embedding"], partitioning=None)
         vectors = np.array(table["embedding"].to_pylist(), np.float32)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        ids = table["id"].cast(pa.string()).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(
             f"{config.latent_targets}: cannot be read as a table of id and embedding ({' '.join(str(error).split())})"
         ) from error
     if vectors.ndim != 2 or vectors.shape[1] != size:
         raise DataError(f"{config.latent_targets}: vectors {vectors.shape[1:]}, but model.latent_size is {size}")
-    return dict(zip(table["id"].to_pylist(), vectors, strict=True))
+    if not np.isfinite(vectors).all() or None in ids or len(set(ids)) < len(ids):
+        raise DataError(f"{config.latent_targets}: ids are missing or repeat, or vectors hold NaN or infinite values")
+    wanted = {sources[source].ids[row] for source, row in plan.epoch(0).reshape(-1, 3)[:, :2].tolist()}
+    found = len(wanted.intersection(ids))
+    if not found:
+        raise DataError(
+            f"{config.latent_targets}: none of its ids is one of the sources; it has {ids[0]!r}, they {min(wanted)!r}"
+        )
+    logger.info("%s: %d of %d items have a vector to tell", config.latent_targets, found, len(wanted))
+    return dict(zip(ids, vectors, strict=True))
 
 
 def read_some(

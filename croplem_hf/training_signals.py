@@ -33,7 +33,8 @@ def leave_signals_to_parent(worker: int) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Schedulers signal every process by itself; the loader ends loaders in another way, and their parent's death does.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 __all__ = ["catch_signals", "leave_signals_to_parent"]

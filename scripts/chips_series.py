@@ -106,8 +106,8 @@ def cropharvest(path: Path, every: int) -> list[dict]:
         dates = [f"{start + begin + t}-15" for t in range(MONTHS)]
         for y, x in itertools.product(*(range(0, n, every) for n in values.shape[1:])):
             rows.append({
-                "id": f"{path.stem[:24]}_{begin}_{y}_{x}", "dates": dates, "s1": s1[part, :, y, x].ravel(),
-                "s2": s2[part, :, y, x].ravel(), "s2_level": "L1C", "source": "cropharvest", "region": path.stem[:24],
+                "id": f"{path.stem}_{begin}_{y}_{x}", "dates": dates, "s1": s1[part, :, y, x].ravel(),
+                "s2": s2[part, :, y, x].ravel(), "s2_level": "L1C", "source": "cropharvest", "region": path.stem,
             })  # fmt: skip
     return rows
 

@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 
 def shrink(vectors: np.ndarray, weights: np.ndarray, rank: int, power: float) -> np.ndarray:
-    """Principal components (N, rank), scaled to variance^(1 - power), and all together to a mean square of 1."""
+    """Principal components (N, K), at most `rank` and none without variance, scaled to variance^(1 - power), and all
+    together to a mean square of 1.
+    """
     weights = weights / weights.sum()
     vectors = vectors - weights @ vectors
     vectors = np.clip(vectors / np.maximum(np.sqrt(weights @ vectors**2), 1e-6), -6, 6)
     vectors = vectors - weights @ vectors
     variance, axes = np.linalg.eigh((vectors.T * weights) @ vectors)
     order = variance.argsort()[::-1][:rank]
+    order = order[variance[order] > 1e-8 * variance.max()]
     out = vectors @ axes[:, order] * variance[order] ** (-power / 2)
     return out / np.sqrt((weights @ out**2).mean())
 

@@ -248,7 +248,7 @@ def test_one_clear_line_for_every_mistake(tree, embedded, tmp_path, capsys, monk
         (["index", "nothing.parquet", "i"], "nothing.parquet: no such embeddings table"),
         (["index", "without_embedding.parquet", "i"], "without_embedding.parquet: no column 'id'"),
         (["index", good, "i"], "good.parquet: no column 'embedding'"),
-        (["index", table, "."], "exists and is no index; give another name"),
+        (["index", table, "."], "exists and is no index, or holds other files too; give another name"),
         (["similar", "nothing", "--id", "x"], "nothing: no index here (no index.json)"),
         (["similar", broken, "--id", known], "vectors.npy is damaged or foreign (checksum)"),
         (["similar", index, "--id", "x"], "the index holds no 'x'; ids look like"),
