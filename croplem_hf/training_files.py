@@ -27,7 +27,7 @@ from .training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-# May change when a run is resumed: they do not touch what is computed, or are compared by themselves. Data may move too:
+# May change when a run is resumed: they do not touch what is computed, or are compared by themselves. Data may move:
 # its ids and shapes are compared.
 FREE_KEYS = (
     "out", "time_limit_minutes", "expected_processes", "num_workers", "log_every", "checkpoint_every",
