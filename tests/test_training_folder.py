@@ -1,5 +1,6 @@
 """OUT of a pretraining run: what is its own and what is not; launchers and schedulers that meddle."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from test_training import write, write_targets  # noqa: F401
 
 from croplem_hf import open_source
 from croplem_hf.errors import CheckpointError, DataError
@@ -32,13 +34,30 @@ def alone():
     GradientState._reset_state()
 
 
+@pytest.fixture
+def write(tmp_path, sen12ms_tree):
+    """write(**changes) -> path of a configuration of a tiny run on the invented tree."""
+
+    def write(**changes):
+        given = {
+            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "batch_size": 4, "warmup_steps": 1,
+            "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
+            "max_tokens": 64, "num_workers": 0, "picture_every": 10**6, "trackers": [],
+        } | changes  # fmt: skip
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
+        return path
+
+    return write
+
+
 def run(config, **changes):
     AcceleratorState._reset_state(reset_partial_state=True)
     loaded = load_config(config)
     return train(loaded, **changes), Path(loaded.out)
 
 
-def test_files_of_the_user_stay(write, tmp_path):  # noqa: F811
+def test_files_of_the_user_stay(write, tmp_path):
     out = tmp_path / "run"
     for name in ("notes.old", "work.tmp", "notes"):
         (out / name).mkdir(parents=True)
@@ -50,7 +69,7 @@ def test_files_of_the_user_stay(write, tmp_path):  # noqa: F811
     assert not (out / "model.tmp").exists()
 
 
-def test_a_wrong_configuration_deletes_nothing(write, tmp_path):  # noqa: F811
+def test_a_wrong_configuration_deletes_nothing(write, tmp_path):
     _, out = run(write(steps=4))
     kept = sorted(path.name for path in out.rglob("*"))
     for changes in ({"model": {"preset": "huge"}}, {"model": None, "init_from": str(tmp_path / "nothing")},
@@ -60,7 +79,7 @@ def test_a_wrong_configuration_deletes_nothing(write, tmp_path):  # noqa: F811
         assert sorted(path.name for path in out.rglob("*")) == kept
 
 
-def test_what_another_run_left_without_a_checkpoint(write, tmp_path):  # noqa: F811
+def test_what_another_run_left_without_a_checkpoint(write, tmp_path):
     out = tmp_path / "run"
     (out / "best").mkdir(parents=True)
     (out / "best" / "probe.json").write_text("{}")
@@ -74,7 +93,7 @@ def test_what_another_run_left_without_a_checkpoint(write, tmp_path):  # noqa: F
 
 
 @pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors"])
-def test_a_damaged_checkpoint_is_named(write, name):  # noqa: F811
+def test_a_damaged_checkpoint_is_named(write, name):
     _, out = run(write(steps=4, checkpoint_every=2))
     newest = checkpoints_in(out)[-1]
     os.truncate(newest / name, 10)
@@ -82,7 +101,7 @@ def test_a_damaged_checkpoint_is_named(write, name):  # noqa: F811
         run(write(steps=4, checkpoint_every=2))
 
 
-def test_a_launcher_changes_nothing_in_silence(write, monkeypatch):  # noqa: F811
+def test_a_launcher_changes_nothing_in_silence(write, monkeypatch):
     for name, value, message in (
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps is 2, and the launcher says 4"),
         ("ACCELERATE_DYNAMO_BACKEND", "EAGER", "torch.compile of the whole model"),
@@ -114,12 +133,17 @@ def _alone(name):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["learning_rate", "min_learning_rate", "weight_decay", "clip_norm"])
-def test_numbers_that_are_none(write, key, value):  # noqa: F811
+def test_numbers_that_are_none(write, key, value):
     with pytest.raises(DataError, match=f"{key} must be"):
         load_config(write(**{key: value}))
 
 
-def test_vectors_from_outside_that_fit_nothing(write, sen12ms_tree, tmp_path):  # noqa: F811
+def write_targets(path, ids):
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(5.0 * len(ids))), 5)
+    pq.write_table(pa.table({"id": list(ids), "embedding": lists}), path)
+
+
+def test_vectors_from_outside_that_fit_nothing(write, sen12ms_tree, tmp_path):
     table = tmp_path / "targets.parquet"
     options = {"model": {"preset": "nano", "latent_size": 5}, "latent_targets": str(table), "steps": 1}
     write_targets(table, ["a", "b"])
@@ -150,7 +174,7 @@ def test_few_samples_can_be_probed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds loaders in /proc")
-def test_a_scheduler_that_signals_every_process_loses_nothing(write, tmp_path):  # noqa: F811
+def test_a_scheduler_that_signals_every_process_loses_nothing(write, tmp_path):
     config = write(steps=100_000, num_workers=2, checkpoint_every=100_000, log_every=1)
     command = [sys.executable, "-m", "croplem_hf.training", "--config", config]
     with subprocess.Popen(command, text=True, stderr=subprocess.PIPE) as process:
