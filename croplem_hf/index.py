@@ -11,7 +11,6 @@ Few vectors are compared one by one. Of many, an index proposes some hundreds fr
     removed.npy         which rows were removed, where some were
 """
 
-import collections
 import dataclasses
 import difflib
 import hashlib
@@ -19,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import faiss
@@ -30,20 +29,17 @@ import pyarrow.parquet as pq
 
 from . import __version__
 from .errors import CheckpointError, DataError
-from .table import SETTINGS, EmbeddingsTable, open_table, read_batches, read_info
+from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
+from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
 
 FORMAT = 2
 FILES = ("metadata.parquet", "vectors.npy", "centre.npy", "lists.faiss", "removed.npy")
 # Up to here exact search answers in milliseconds and needs no training.
 EXACT_BELOW = 100_000
-PRESETS = ("default", "compact")
-"""default: half floats behind one bit a dimension, 0.57 of the bytes of float32; compact: one byte a number, 0.27."""
 RECALL = 0.985
 """Share of the true ten nearest that the default is tuned to, on rows of its own."""
 
 _BLOCK = 65536
-_ROWS_PER_LIST = 39  # FAISS warns of fewer in training
-_LARGE = 8192  # lists from which a graph finds the nearest ones
 _PROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 _FACTORS = (16, 32, 64)
 _MOST_CANDIDATES = 8192
@@ -150,11 +146,8 @@ class EmbeddingIndex:
             for start in range(0, len(table), _BLOCK):
                 yield table.ids[start : start + _BLOCK], table.vectors[start : start + _BLOCK]
 
-        def store(shape: tuple[int, int], dtype: type) -> np.ndarray:
-            return np.empty(shape, dtype)
-
-        _check_ids(table.ids)
-        parts = _build(blocks, table.vectors.shape, store, preset, exact_below, seed)
+        check_unique("the table", table.ids)
+        parts = build_parts(blocks, table.vectors.shape, np.empty, preset, exact_below, seed)
         metadata = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
         index = cls(metadata, table.info, table.content_hash, **parts)
         index._tune(recall, seed)
@@ -198,12 +191,15 @@ class EmbeddingIndex:
                 return np.lib.format.open_memmap(work / "vectors.npy", "w+", dtype, shape)
 
             file = open_table(path)
-            first = next(blocks())[1]
-            parts = _build(blocks, (file.metadata.num_rows, first.shape[1]), store, preset, exact_below, seed)
-            metadata, info, digest = _about(path, file, blocks())
-            index = cls(metadata, info, digest, **parts)
+            shape = file.metadata.num_rows, embedding_width(file)
+            metadata, info = read_metadata(path, file)
+            parts = build_parts(blocks, shape, store, preset, exact_below, seed)
+            hashed = content_hash_of_blocks(metadata["id"].to_pylist(), shape, (vectors for _, vectors in blocks()))
+            index = cls(metadata, info, hashed, **parts)
             index._tune(recall, seed)
-            index.save(folder)
+            if index.vectors is not None:
+                index.vectors.flush()
+            index._write(folder, work / "vectors.npy")
         finally:
             shutil.rmtree(work)
         return cls.load(folder)
@@ -275,7 +271,7 @@ class EmbeddingIndex:
             names = [f"query {n}" for n in range(len(vectors))]
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise DataError(f"queries have shape {vectors.shape}, the index holds vectors of {self.dim} numbers")
-        queries = _unit(vectors, names)
+        queries = unit_vectors(vectors, names)
         among = None if where is None else self._chosen(where)
         there = len(self) if among is None else len(among)
         among_own = own is not None and (among is None or bool(np.isin(own, among).any()))
@@ -305,11 +301,11 @@ class EmbeddingIndex:
         self.check_settings(table.info)
         if table.vectors.shape[1] != self.dim:
             raise DataError(f"vectors of {table.vectors.shape[1]} numbers, the index holds such of {self.dim}")
-        _check_ids(table.ids)
+        check_unique("the table", table.ids)
         twice = sorted(set(self.ids).intersection(table.ids))
         if twice:
             raise DataError(f"{twice[0]!r} is in the index; remove it first to replace it")
-        vectors = _unit(table.vectors, table.ids)
+        vectors = unit_vectors(table.vectors, table.ids)
         rows = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
         try:
             self.metadata = pa.concat_tables([self.metadata, rows], promote_options="permissive").combine_chunks()
@@ -360,7 +356,10 @@ class EmbeddingIndex:
         Raises:
             DataError: something else than an index lies there.
         """
-        folder = _free(folder)
+        self._write(_free(folder))
+
+    def _write(self, folder: Path, written: Path | None = None) -> None:
+        """`save`; vectors that stand in the file `written` already are not written again, but moved."""
         # Hidden names that nobody else uses: what lies there is left over from a killed `save`.
         partial, old = (folder.with_name(f".{folder.name}.croplem-{end}") for end in ("new", "old"))
         if old.exists() and not folder.exists():
@@ -370,7 +369,9 @@ class EmbeddingIndex:
                 shutil.rmtree(leftover)
         partial.mkdir(parents=True)
         pq.write_table(self.metadata, partial / "metadata.parquet")
-        if self.vectors is not None:
+        if self.vectors is not None and written is not None:
+            os.replace(written, partial / "vectors.npy")
+        elif self.vectors is not None:
             np.save(partial / "vectors.npy", self.vectors)
         if self.centre.any():
             np.save(partial / "centre.npy", self.centre)
@@ -515,56 +516,6 @@ class EmbeddingIndex:
         return self._places[name]
 
 
-def _build(
-    blocks: Callable[[], Iterator[tuple[Sequence[str], np.ndarray]]],
-    shape: tuple[int, int],
-    store: Callable[[tuple[int, int], type], np.ndarray],
-    preset: str,
-    exact_below: int,
-    seed: int,
-) -> dict:
-    """`vectors`, `lists` and `settings` of an index of the vectors that `blocks` gives, each time from the start."""
-    if preset not in PRESETS:
-        raise DataError(f"preset must be one of {', '.join(PRESETS)}, found {preset!r}")
-    count, dim = shape
-    exact, compact = count <= exact_below, preset == "compact"
-    lists, centre = None, None
-    if not exact:
-        lists = _empty_lists(count, dim, compact)
-        ivf = faiss.extract_index_ivf(lists)
-        rows = np.sort(np.random.default_rng(seed).permutation(count)[: _ROWS_PER_LIST * ivf.nlist])
-        sample = _gather(blocks(), rows, dim)
-        lists.train(sample)
-        centre = None if compact else sample.mean(axis=0)
-    vectors = None if compact and not exact else store(shape, np.float32 if exact else np.float16)
-    start = 0
-    for ids, block in blocks():
-        block = _unit(block, ids)
-        if vectors is not None:
-            vectors[start : start + len(block)] = block if centre is None else block - centre
-        if lists is not None:
-            lists.add(block)
-        start += len(block)
-    return {"vectors": vectors, "centre": centre, "lists": lists, "settings": {"preset": preset}}
-
-
-def _empty_lists(count: int, dim: int, compact: bool) -> faiss.Index:
-    lists = max(1, min(2 ** round(np.log2(4 * np.sqrt(count))), count // _ROWS_PER_LIST))
-    graph = "_HNSW32" if lists >= _LARGE else ""
-    kind = "SQ8" if compact else "RaBitQfs"
-    return faiss.index_factory(dim, f"IVF{lists}{graph},{kind}", faiss.METRIC_INNER_PRODUCT)
-
-
-def _gather(blocks: Iterator[tuple[Sequence[str], np.ndarray]], rows: np.ndarray, dim: int) -> np.ndarray:
-    """The vectors of sorted `rows`, of length one."""
-    out, start, filled = np.empty((len(rows), dim), np.float32), 0, 0
-    for ids, block in blocks:
-        here = rows[(rows >= start) & (rows < start + len(block))] - start
-        out[filled : filled + len(here)] = _unit(block[here], [ids[k] for k in here.tolist()])
-        start, filled = start + len(block), filled + len(here)
-    return out
-
-
 def _compare(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Cosines (M, K) of queries (M, D) with the vectors of their own candidates (M, K)."""
     scores = np.empty(rows.shape, np.float32)
@@ -574,44 +525,6 @@ def _compare(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.n
         candidates = np.asarray(vectors[rows[part].ravel()], np.float32).reshape(*rows[part].shape, -1)
         scores[part] = np.matmul(candidates, queries[part, :, None])[..., 0]
     return scores
-
-
-def _about(
-    path: str | os.PathLike, file: pq.ParquetFile, blocks: Iterator[tuple[Sequence[str], np.ndarray]]
-) -> tuple[pa.Table, dict, str]:
-    """Metadata with ids first, `info`, and the content hash of an embeddings table on disk."""
-    columns = [name for name in file.schema_arrow.names if name not in ("id", "embedding")]
-    ids = file.read(["id"])["id"].cast(pa.string()).combine_chunks()
-    if pa.compute.count_distinct(ids).as_py() < len(ids):
-        raise DataError(f"{path}: ids must be unique")
-    digest = hashlib.sha256(json.dumps([ids.to_pylist(), [len(ids), _width(file)]]).encode())
-    for _, block in blocks:
-        digest.update(np.ascontiguousarray(block, "<f4").tobytes())
-    metadata = pa.table({"id": ids})
-    for name in columns:
-        metadata = metadata.append_column(file.schema_arrow.field(name), file.read([name])[name])
-    return metadata.combine_chunks(), read_info(path, file), digest.hexdigest()
-
-
-def _width(file: pq.ParquetFile) -> int:
-    return len(next(file.iter_batches(1, columns=["embedding"]))["embedding"][0])
-
-
-def _unit(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Vectors (M, D) of length one, float32."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    # In doubles: the squares of tiny or huge floats are 0 or infinite.
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if len(bad):
-        raise DataError(f"the vector of {names[bad[0]]!r} is all zeros or not finite: it has no direction to compare")
-    return np.divide(vectors, norms[:, None], out=np.empty_like(vectors), casting="same_kind")
-
-
-def _check_ids(ids: Sequence[str]) -> None:
-    if len(set(ids)) < len(ids):
-        name = next(name for name, times in collections.Counter(ids).items() if times > 1)
-        raise DataError(f"id {name!r} stands in several rows; ids must be unique")
 
 
 def _free(folder: str | os.PathLike) -> Path:

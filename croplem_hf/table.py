@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,14 @@ class EmbeddingsTable:
 
 def content_hash(ids: Sequence[str], vectors: np.ndarray) -> str:
     """SHA-256 over ids (N) and float32 vectors (N, D), in their order."""
-    digest = hashlib.sha256(json.dumps([list(ids), list(vectors.shape)]).encode())
-    digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
+    return content_hash_of_blocks(ids, vectors.shape, [vectors])
+
+
+def content_hash_of_blocks(ids: Sequence[str], shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> str:
+    """`content_hash` of vectors of `shape` (N, D) that come some rows at a time."""
+    digest = hashlib.sha256(json.dumps([list(ids), list(shape)]).encode())
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block, "<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -76,7 +82,7 @@ def read_table(path: str | os.PathLike) -> EmbeddingsTable:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
     ids = _ids(path, table["id"], 0)
-    _check_unique(path, ids)
+    check_unique(path, ids)
     vectors = _vectors(path, table["embedding"].combine_chunks(), ids)
     metadata = table.drop_columns(["id", "embedding"]).replace_schema_metadata(None)
     return EmbeddingsTable(ids, vectors, metadata, read_info(path, file))
@@ -148,7 +154,8 @@ def _ids(path: Path, column: pa.ChunkedArray | pa.Array, start: int) -> list[str
     return ids
 
 
-def _check_unique(path: Path, ids: Sequence[str]) -> None:
+def check_unique(path: str | os.PathLike, ids: Sequence[str]) -> None:
+    """Refuse ids that repeat."""
     if len(set(ids)) < len(ids):
         name, times = collections.Counter(ids).most_common(1)[0]
         raise DataError(f"{path}: id {name!r} stands in {times} rows; ids must be unique")
@@ -196,7 +203,7 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike, info: dict, ids: Sequence[str]):
         self.path = Path(path)
-        _check_unique(self.path, ids)
+        check_unique(self.path, ids)
         _check_replaceable(self.path)
         self.parts = self.path.with_name(self.path.name + ".parts")
         self.total = len(ids)
@@ -351,5 +358,6 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 __all__ = [
-    "EmbeddingsTable", "TableWriter", "content_hash", "open_table", "read_batches", "read_info", "read_table",
+    "EmbeddingsTable", "TableWriter", "check_unique", "content_hash", "content_hash_of_blocks", "open_table",
+    "read_batches", "read_info", "read_table",
 ]  # fmt: skip

@@ -117,7 +117,8 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     average = None
     if is_main and config.ema_decay is not None:
         average = WeightAverage(plain, config.ema_decay, None if checkpoint is None else load_averages(checkpoint))
-    if config.trackers is None or config.trackers == ["tensorboard"]:
+    if config.trackers in (None, ["tensorboard"]):
+        # TensorBoard would keep settings in a folder of their own, another one at every start.
         accelerator.init_trackers("pretraining")
     else:
         accelerator.init_trackers("pretraining", config={k: str(v) for k, v in config_record(config).items()})

@@ -12,49 +12,59 @@ from pathlib import Path
 import yaml
 
 from .augment import Augmentation
+from .data import open_source
 from .errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """One source of samples.
+class DataConfig:
+    """Where samples come from.
 
     path: of a SEN12MS folder, a series table or a metadata.csv; relative to where the run is started.
-    weight: how often an epoch takes each item; 0.5 takes half of them.
     sensors, s2_level, s1_units, s2_units, s2_offset: see `open_source`.
     where: for each column the values that are wanted, such as {source: [presto_usa]} (`select_items`).
-    test_scenes: whether to train on the official test scenes of SEN12MS too.
     """
 
     path: str
-    weight: float = 1.0
     sensors: list[str] | None = None
     s2_level: str | None = None
     s1_units: str = "auto"
     s2_units: str = "auto"
     s2_offset: int | str = "auto"
     where: dict = dataclasses.field(default_factory=dict)
+
+    def open(self):
+        """The source, all of it, as `open_source` gives it."""
+        return open_source(
+            self.path, sensors=self.sensors, s2_level=self.s2_level, s1_units=self.s1_units, s2_units=self.s2_units,
+            s2_offset=self.s2_offset,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig(DataConfig):
+    """One source of samples. Beside what `DataConfig` has:
+
+    weight: how often an epoch takes each item; 0.5 takes half of them.
+    test_scenes: whether to train on the official test scenes of SEN12MS too.
+    """
+
+    weight: float = 1.0
     test_scenes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(DataConfig):
     """Labelled data on which embeddings are scored while they are learned; see `Probe`. No label reaches training.
 
-    path, sensors, s2_level, s1_units, s2_units, s2_offset, where: as in `SourceConfig`.
+    Beside what `DataConfig` has:
+
     label: column of the labels. group: column of what is left out as a whole, spatial blocks or regions.
     samples: at most so many, drawn once and alike in every run. patch_size: of the embeddings; None by their size.
     """
 
-    path: str
-    label: str
+    label: str = dataclasses.field(kw_only=True)
     group: str = "block"
-    sensors: list[str] | None = None
-    s2_level: str | None = None
-    s1_units: str = "auto"
-    s2_units: str = "auto"
-    s2_offset: int | str = "auto"
-    where: dict = dataclasses.field(default_factory=dict)
     samples: int = 2000
     patch_size: int | None = None
 

@@ -9,7 +9,6 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 
-from .data import open_source
 from .data.plan import select_items
 from .data.sample import Sample
 from .embedding import Embedder
@@ -37,10 +36,7 @@ class Probe:
 
     def __init__(self, config: ProbeConfig):
         self.config = config
-        self.source = open_source(
-            config.path, sensors=config.sensors, s2_level=config.s2_level, s1_units=config.s1_units,
-            s2_units=config.s2_units, s2_offset=config.s2_offset,
-        )  # fmt: skip
+        self.source = config.open()
         columns = self.source.columns() if hasattr(self.source, "columns") else {}
         for name in (config.label, config.group):
             if name not in columns:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
@@ -20,7 +18,6 @@ from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, Proje
 from huggingface_hub.errors import StrictDataclassError
 
 from .augment import Augmentation, augment, draw_recipe
-from .data import open_source
 from .data.plan import BatchPlan, read_layout, select_items
 from .data.sample import Sample
 from .embedding import Embedder
@@ -28,6 +25,7 @@ from .errors import DataError
 from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
 from .model.configuration_croplem import PRESETS
 from .resolver import resolve_checkpoint
+from .table import read_table
 from .training_config import TrainingConfig, check_keys
 from .vitmae import from_vitmae, is_vitmae
 
@@ -117,10 +115,7 @@ def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
     """Sources, the plan over them, and a hash of what they hold."""
     sources, layouts, digest = [], [], hashlib.sha256()
     for spec in config.sources:
-        source = open_source(
-            spec.path, sensors=spec.sensors, s2_level=spec.s2_level, s1_units=spec.s1_units, s2_units=spec.s2_units,
-            s2_offset=spec.s2_offset,
-        )  # fmt: skip
+        source = spec.open()
         if hasattr(source, "labels"):
             source.labels = False  # nothing here looks at land cover, so it is not read
         keep = select_items(source, spec.where, spec.test_scenes)
@@ -219,17 +214,12 @@ def read_targets(config: TrainingConfig, size: int, sources: list, plan: BatchPl
             raise DataError(f"model.latent_size is {size}, but latent_targets names no table of vectors")
         return {}
     try:
-        table = pq.read_table(config.latent_targets, columns=["id", "embedding"], partitioning=None)
-        vectors = np.array(table["embedding"].to_pylist(), np.float32)
-        ids = table["id"].cast(pa.string()).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{config.latent_targets}: cannot be read as a table of id and embedding ({' '.join(str(error).split())})"
-        ) from error
-    if vectors.ndim != 2 or vectors.shape[1] != size:
+        table = read_table(config.latent_targets)
+    except DataError as error:
+        raise DataError(f"latent_targets cannot be read as a table of id and embedding: {error}") from error
+    ids, vectors = table.ids, table.vectors
+    if vectors.shape[1] != size:
         raise DataError(f"{config.latent_targets}: vectors {vectors.shape[1:]}, but model.latent_size is {size}")
-    if not np.isfinite(vectors).all() or None in ids or len(set(ids)) < len(ids):
-        raise DataError(f"{config.latent_targets}: ids are missing or repeat, or vectors hold NaN or infinite values")
     wanted = {sources[source].ids[row] for source, row in plan.epoch(0).reshape(-1, 3)[:, :2].tolist()}
     found = len(wanted.intersection(ids))
     if not found:
@@ -269,7 +259,7 @@ def read_some(
 
 
 def mean_embedding(model: CropLEMForPreTraining, processor: CropLEMImageProcessor, samples: Iterator) -> torch.Tensor:
-    """Mean embedding (hidden_size,) of samples, few of them in memory at a time."""
+    """Mean embedding (config.embedding_size,) of samples, few of them in memory at a time."""
     embedder = Embedder(model.croplem, processor, device=model.device)
     total, count = 0.0, 0
     while part := list(itertools.islice(samples, 16)):

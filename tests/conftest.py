@@ -1,11 +1,13 @@
 """Fixtures shared by all tests: the real data where there is some, and a small invented SEN12MS tree."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pretraining_runs import TINY
 
 # Readers touch files, and test machines are shared: time says nothing about a single example. Every run has the same
 # examples, so that a failure is one of the code; `--hypothesis-profile=search` looks for new ones.
@@ -34,3 +36,34 @@ def sen12ms_tree(tmp_path_factory) -> Path:
     from croplem_hf.data import generate_sen12ms
 
     return generate_sen12ms(tmp_path_factory.mktemp("sen12ms"), size=64)
+
+
+@pytest.fixture
+def single_thread():
+    """Sums depend on the number of threads; and each run makes its own Accelerator."""
+    import torch
+    from accelerate.state import AcceleratorState, GradientState
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def write(tmp_path, sen12ms_tree):
+    """write(name, **changes) -> path of a configuration of a tiny run of 12 steps on the invented tree."""
+
+    def write(name="config.json", **changes):
+        given = {
+            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "model": TINY, "steps": 12,
+            "batch_size": 4, "warmup_steps": 3, "learning_rate": 3e-3, "max_tokens": 64, "num_workers": 0,
+            "log_every": 3, "checkpoint_every": 4, "picture_every": 100,
+        } | changes  # fmt: skip
+        path = tmp_path / name
+        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
+        return path
+
+    return write

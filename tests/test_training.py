@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from hypothesis import given, strategies as st
+from pretraining_runs import ENVIRONMENT, TINY
 from safetensors.torch import load_file
 
 from croplem_hf import (
@@ -38,13 +39,7 @@ from croplem_hf.errors import CheckpointError, CropLEMError, DataError
 from croplem_hf.training import load_config, main, train
 from croplem_hf.training_setup import build_model, build_optimizer, learning_rate_at, open_data
 
-TINY = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 64,
-}  # fmt: skip
 STILL = Augmentation(0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 # Stops itself at the start of a step: by a signal to its process group, which is what Ctrl-C reaches, or by a bug.
 DRIVER = """
 import os, signal, sys
@@ -60,32 +55,7 @@ sys.exit(training.main(arguments))
 """
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    """Sums depend on the number of threads; and each run makes its own Accelerator."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture
-def write(tmp_path, sen12ms_tree):
-    """write(**changes) -> path of a configuration of a tiny run of 12 steps on the invented tree."""
-
-    def write(name="config.json", **changes):
-        given = {
-            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "model": TINY, "steps": 12,
-            "batch_size": 4, "warmup_steps": 3, "learning_rate": 3e-3, "max_tokens": 64, "num_workers": 0,
-            "log_every": 3, "checkpoint_every": 4, "picture_every": 100,
-        } | changes  # fmt: skip
-        path = tmp_path / name
-        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
-        return path
-
-    return write
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def run(config, **changes):

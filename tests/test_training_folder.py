@@ -1,6 +1,5 @@
 """OUT of a pretraining run: what is its own and what is not; launchers and schedulers that meddle."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 
 from croplem_hf import open_source
 from croplem_hf.errors import CheckpointError, DataError
@@ -22,33 +20,7 @@ from croplem_hf.training_config import ProbeConfig
 from croplem_hf.training_files import checkpoints_in
 from croplem_hf.training_probe import Probe
 
-
-@pytest.fixture(autouse=True)
-def alone():
-    """Each run makes its own Accelerator, in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture
-def write(tmp_path, sen12ms_tree):
-    """write(**changes) -> path of a configuration of a tiny run on the invented tree."""
-
-    def write(**changes):
-        given = {
-            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "batch_size": 4, "warmup_steps": 1,
-            "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
-            "max_tokens": 64, "num_workers": 0, "picture_every": 10**6, "trackers": [],
-        } | changes  # fmt: skip
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
-        return path
-
-    return write
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def run(config, **changes):
@@ -151,7 +123,7 @@ def test_vectors_from_outside_that_fit_nothing(write, sen12ms_tree, tmp_path):
         run(write(**options))
     id = open_source(sen12ms_tree).ids[0]
     write_targets(table, [id, id])
-    with pytest.raises(DataError, match="ids are missing or repeat"):
+    with pytest.raises(DataError, match="stands in 2 rows; ids must be unique"):
         run(write(**options))
 
 
@@ -166,7 +138,7 @@ def test_few_samples_can_be_probed(tmp_path, monkeypatch):
             labels = np.array([k % 2 for k in range(16)], object)
             return {"label": labels, "block": np.array([k // 4 for k in range(16)], object)}
 
-    monkeypatch.setattr("croplem_hf.training_probe.open_source", lambda *args, **kwargs: Source())
+    monkeypatch.setattr("croplem_hf.training_config.open_source", lambda *args, **kwargs: Source())
     probe = Probe(ProbeConfig(path="x", label="label", group="block"))
     vectors = np.random.default_rng(0).normal(size=(16, 4)) + 5.0 * (probe.labels == "1")[:, None]
     vectors += 5.0 * (probe.labels == 1)[:, None]

@@ -13,17 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pretraining_runs import ENVIRONMENT, TINY
 from safetensors.torch import load_file
 
 from croplem_hf.errors import CheckpointError
 from croplem_hf.training_files import locked
 
-TINY = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 64, "hidden_dropout_prob": 0.1,
-}  # fmt: skip
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 # All that a run knows of before it was killed is what it wrote, so a kill between two touches of OUT is one of the
 # kills at a touch. Children of one warm process run the whole command: touch.py CONFIG COUNT prints the number of
 # touches; touch.py CONFIG OUT N ... kills a fresh run at touch N and lets the same command go on, for each N.
@@ -66,7 +61,8 @@ def config(tmp_path, sen12ms_tree):
 
     def config(**changes):
         given = {
-            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "model": TINY, "steps": 5,
+            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "steps": 5,
+            "model": TINY | {"hidden_dropout_prob": 0.1},
             "batch_size": 4, "warmup_steps": 2, "learning_rate": 3e-3, "max_tokens": 32, "num_workers": 0,
             "gradient_accumulation_steps": 2, "log_every": 1, "checkpoint_every": 2, "picture_every": 3,
             "keep_checkpoints": 1, "ema_decay": 0.9, "trackers": [],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from pretraining_runs import TINY
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -26,40 +26,10 @@ from croplem_hf.training_ema import WeightAverage
 from croplem_hf.training_probe import Probe
 from croplem_hf.training_setup import build_model, open_data
 
-TINY = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-    "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 64,
-}  # fmt: skip
 VIT = TINY | {"num_hidden_layers": 2}
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    """Sums depend on the number of threads; and each run makes its own Accelerator."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture
-def write(tmp_path, sen12ms_tree):
-    """write(**changes) -> path of a configuration of a tiny run on the invented tree."""
-
-    def write(**changes):
-        given = {
-            "sources": [{"path": str(sen12ms_tree)}], "out": str(tmp_path / "run"), "model": TINY, "steps": 12,
-            "batch_size": 4, "warmup_steps": 3, "learning_rate": 3e-3, "max_tokens": 64, "num_workers": 0,
-            "log_every": 3, "checkpoint_every": 4, "picture_every": 100, "trackers": [],
-        } | changes  # fmt: skip
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
-        return path
-
-    return write
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def run(config):

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ..errors import DataError
 from .files import write_aside
 from .geotiff import read_geotiff
-from .sample import Sample
 from .sen12ms import BAD_PATCHES, KINDS, PATCH_NAME, SEASON_DATES, patch_order
 from .spill import Joining, SpilledGroup, season_of
 from .splits import from_middle
@@ -48,10 +47,10 @@ class Archives:
         scenes: (longitude, latitude) of the centre of each scene's readable patch nearest its middle, by
             "ROIs1158_spring_1"; a scene without a readable patch there, or without coordinates, is not in it.
         present: the kinds of a patch that the inventory saw, by id: mostly ("lc",).
-        damaged: what is wrong with an archive, by its name; filled by the inventory and by `groups`. A checksum that
-            fails at the very end of an archive comes here too: groups of that season that were read before may be
+        damaged: what is wrong with an archive, by its name; filled by the inventory and by `spilled_groups`. A checksum
+            that fails at the very end of an archive comes here too: groups of that season that were read before may be
             damaged.
-        unlisted: ids that `groups` came upon and the inventory did not know.
+        unlisted: ids that `spilled_groups` came upon and the inventory did not know.
         read: seasons, such as "spring", whose archives `spilled_groups` read to the end and found whole.
         refused: members that were not read (links, second copies, huge, ...) and why, by "archive/member".
 
@@ -111,20 +110,6 @@ class Archives:
         path = Path(path)
         names = os.listdir(path) if path.is_dir() else [path.name] * path.is_file()
         return any(map(_ARCHIVE_NAME.match, names))
-
-    def groups(
-        self,
-        wanted: Sequence[Sequence[str]],
-        spill: str | os.PathLike,
-        spill_bytes: int,
-        to_end: Collection[str] = (),
-    ) -> Iterator[tuple[int, list[Sample | DataError]]]:
-        """`spilled_groups`, decoded here: (number, its samples in order, an error in the place of a bad one)."""
-        for number, group in self.spilled_groups(wanted, spill, spill_bytes, to_end):
-            try:
-                yield number, group.items()
-            finally:
-                group.delete()
 
     def spilled_groups(
         self,

@@ -318,9 +318,8 @@ def _make(source, shard: Shard, out: Path) -> str:
             f"{shard.name}: none of its {len(skipped)} items can be read, the first: {skipped[0][1]}. Is the disk "
             "still there? If so, leave them out by a table of `croplem data check`; shards that are done are kept"
         )
-    with open(path, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    record = {"plan": shard.hash, "bytes": path.stat().st_size, "sha256": digest, "rows": len(rows), "skipped": skipped}
+    record = {"plan": shard.hash, "bytes": path.stat().st_size, "sha256": _sha256(path), "rows": len(rows)}
+    record["skipped"] = skipped
     with write_aside(out / _RECORDS / shard.name) as aside:
         pq.write_table(rows.replace_schema_metadata({"croplem": json.dumps(record)}), aside, compression="zstd")
     if hasattr(source, "delete"):
@@ -368,12 +367,17 @@ def _finish(out: Path, plan: dict) -> dict:
     }  # fmt: skip
     with write_aside(out / "index.parquet") as aside:
         pq.write_table(index, aside, compression="zstd", row_group_size=65536)
-        manifest["index_sha256"] = hashlib.sha256(aside.read_bytes()).hexdigest()
+        manifest["index_sha256"] = _sha256(aside)
     with write_aside(out / "skipped.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("id", "reason"), *sorted(skipped.items())])
     _write_text(out / "manifest.json", json.dumps(manifest, indent=1))
     _write_text(out / "README.md", dataset_card(manifest))
     return manifest
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -41,11 +41,10 @@ class DFC2020Folder:
     """The patches of DFC2020 as samples of one date, with the land cover at 10 m in `lc`.
 
     `lc` holds one scheme of land cover in all samples of a source, which `lc_scheme` names: "dfc2020", uint8 (1, H, W)
-    of codes 1..10 (`landcover.SIMPLIFIED`) and 0
-    unlabelled, or, with `labels="lc"`, "igbp" as in SEN12MS, uint8 or uint16 (1 or 4,
-    H, W), from MODIS at 500 m. From the truth at 10 m come, over its labelled pixels, `land_cover` (the code of most of
-    them), `land_cover_fraction` (its share), `cropland_fraction`, and `cropland` (1 where that is above 0.5, else 0); a
-    patch without labels has None of these.
+    of codes 1..10 (`landcover.SIMPLIFIED`) and 0 unlabelled, or, with `labels="lc"`, "igbp" as in SEN12MS, uint8 or
+    uint16 (1 or 4, H, W), from MODIS at 500 m. From the truth at 10 m come, over its labelled pixels, `land_cover` (the
+    code of most of them), `land_cover_fraction` (its share), `cropland_fraction`, and `cropland` (1 where that is above
+    0.5, else 0); a patch without labels has None of these.
 
     Args:
         root: the folder; subfolders are searched.

@@ -20,7 +20,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -220,7 +219,7 @@ class ShardFolder:
             raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
         self.root, self.sensors, self.labels = str(root).rstrip("/"), sensors, labels
         self._fs, self._path = file_system(self.root)
-        self._files_here = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self._files = RangedFiles(self._fs, f"{self._path}/data")
         self.manifest = self._manifest()
         self.unit, self.seasonal, self.generated = (self.manifest[key] for key in ("unit", "seasonal", "generated"))
         table = self._index()
@@ -240,7 +239,6 @@ class ShardFolder:
         self.ids: list[str] = ids[keep].tolist()
         self._table = table.filter(pa.array(keep)).combine_chunks()
         self._arrays: dict[str, pa.Array] | None = None
-        self._files = RangedFiles(self._fs, f"{self._path}/data")
 
     @staticmethod
     def recognises(path: str | os.PathLike) -> bool:
@@ -340,7 +338,7 @@ class ShardFolder:
 
     def _unreachable(self, error: Exception, where: str) -> Exception:
         """What to raise for an error of a file system: each has errors of its own, of no connection above all."""
-        if self._files_here and not isinstance(error, OSError):
+        if self._files.local and not isinstance(error, OSError):
             return error
         reason = " ".join(str(error).split()) or type(error).__name__
         return DataError(f"{where}: cannot be read ({reason})")

@@ -59,8 +59,17 @@ def same(a, b):
             assert a[key] == value, key
 
 
+def groups_of(source, wanted, spill, spill_bytes, to_end=()):
+    """(number, its samples in order, an error in the place of a bad one) of each group."""
+    for number, group in source.spilled_groups(wanted, spill, spill_bytes, to_end):
+        try:
+            yield number, group.items()
+        finally:
+            group.delete()
+
+
 def read(source, wanted, spill, spill_bytes=ROOM, to_end=("spring", "summer", "fall", "winter")):
-    got = dict(source.groups(wanted, spill, spill_bytes, to_end))
+    got = dict(groups_of(source, wanted, spill, spill_bytes, to_end))
     assert not list(spill.iterdir())
     return got
 
@@ -237,7 +246,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tree, tmp_path, monkeypa
     source = Archives(pack(tree, tmp_path / "in"))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(DataError, match="are free on this disk.*another disk"):
-        next(source.groups([source.ids], tmp_path / "spill", ROOM))
+        next(groups_of(source, [source.ids], tmp_path / "spill", ROOM))
     assert not list((tmp_path / "spill").iterdir())
 
 
@@ -245,7 +254,7 @@ def test_what_was_spilled_goes_when_the_taker_stops(tree, tmp_path):
     source = Archives(pack(tree, tmp_path / "in"))
     (tmp_path / "spill").mkdir()
     (tmp_path / "spill" / "000007.spill").write_bytes(b"left")
-    groups = source.groups(split(source.ids), tmp_path / "spill", ROOM)
+    groups = groups_of(source, split(source.ids), tmp_path / "spill", ROOM)
     next(groups)
     groups.close()
     assert not list((tmp_path / "spill").iterdir())
@@ -269,7 +278,7 @@ def test_recognises_and_refuses(tree, tmp_path):
     source = Archives(folder)
     for wanted, words in (([["x"]], "no id"), ([source.ids[:1] * 2], "again in group")):
         with pytest.raises(DataError, match=words):
-            next(source.groups(wanted, tmp_path / "spill", ROOM))
+            next(groups_of(source, wanted, tmp_path / "spill", ROOM))
     (folder / f"{one.name[:-3]}").write_bytes(gzip.decompress(one.read_bytes()))
     with pytest.raises(DataError, match="the same archive twice"):
         Archives(folder)
