@@ -52,7 +52,7 @@ def build(vectors: np.ndarray, preset: str, folder: Path) -> tuple[EmbeddingInde
     index = EmbeddingIndex.build(table, preset=preset)
     seconds = time.perf_counter() - start
     index.save(folder)
-    held = [folder / name for name in ("vectors.npy", "lists.faiss")]
+    held = [folder / name for name in ("vectors.npy", "vectors.faiss", "lists.faiss")]
     size = sum(path.stat().st_size for path in held if path.exists())
     return EmbeddingIndex.load(folder), seconds, size / len(vectors)
 

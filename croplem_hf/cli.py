@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     index = verb("index", _index, "Build a nearest-neighbour index of an embeddings table.")
     index.add_argument("embeddings", metavar="EMBEDDINGS", type=Path, help="embeddings table (.parquet)")
     index.add_argument("out", metavar="OUT", type=Path, help="index folder to write")
-    text = "above 100,000 rows: half floats behind one bit a dimension (default), or half the bytes at some 0.95 recall"
+    text = "above 100,000 rows: half floats behind two bits a dimension (default), or half the bytes at 0.96 recall"
     index.add_argument("--preset", choices=("default", "compact"), default="default", help=text)
 
     similar = verb("similar", _similar, "Find what is most like one item of an index.")

@@ -1,13 +1,15 @@
 """Nearest neighbours of embeddings on FAISS: arrays and tables in, ids and cosines out.
 
-Few vectors are compared one by one. Of many, an index proposes some hundreds from one bit a dimension (RaBitQ, arXiv
-2405.12497, in inverted lists), which are then compared exactly with vectors that lie on disk as half floats:
+Few vectors are compared one by one. Of many, an index proposes some hundreds from two bits a dimension (product
+quantisation of pairs in inverted lists, scanned in registers: arXiv 1812.09162), which are then compared exactly with
+vectors that lie on disk as half floats:
 
     index.json          what the vectors are, and SHA-256 of the other files
     metadata.parquet    id and metadata of each row
-    vectors.npy         the vectors, of length one; mapped into memory, not read. Half floats are less `centre`
+    vectors.npy         the vectors, of length one, where there are at most `EXACT_BELOW`; mapped into memory, not read
+    vectors.faiss       of more vectors: half floats less `centre`, mapped too
     centre.npy          what was taken off half floats, which else could not tell nearly parallel vectors apart
-    lists.faiss         the inverted lists, where there are more rows than `EXACT_BELOW`
+    lists.faiss         the inverted lists of more vectors
     removed.npy         which rows were removed, where some were
 """
 
@@ -30,10 +32,11 @@ import pyarrow.parquet as pq
 from . import __version__
 from .errors import CheckpointError, DataError
 from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
+from .index_halves import HalvesFile, in_memory, map_halves, new_halves, take_halves
 from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
 
-FORMAT = 2
-FILES = ("metadata.parquet", "vectors.npy", "centre.npy", "lists.faiss", "removed.npy")
+FORMAT = 3
+FILES = ("metadata.parquet", "vectors.npy", "vectors.faiss", "centre.npy", "lists.faiss", "removed.npy")
 # Up to here exact search answers in milliseconds and needs no training.
 EXACT_BELOW = 100_000
 RECALL = 0.985
@@ -41,12 +44,11 @@ RECALL = 0.985
 
 _BLOCK = 65536
 _PROBES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
-_FACTORS = (16, 32, 64)
+_FACTORS = (16, 24, 32, 40, 50, 64, 128, 256)
 _MOST_CANDIDATES = 8192
 _AT_ONCE = 2**22  # candidates of all queries that are held together
 _TUNING_ROWS = 256
 _EQUAL = 1e-6  # of cosines of the same vectors, summed in another order
-_COMPARED = 2**25  # numbers of candidates that are compared together
 _LOOKED_AT = ("probes", "factor")
 
 logger = logging.getLogger(__name__)
@@ -77,8 +79,10 @@ class EmbeddingIndex:
         metadata: pyarrow table of `id` and the metadata columns, a row for each vector, removed ones too.
         info: how the vectors were made.
         content_hash: of the table; of additions and removals too.
-        vectors: (N, D) of length one, float32; or float16 less `centre` (D,), perhaps on disk; None in a compact index.
+        vectors: float32 (N, D) of length one, perhaps on disk; None where there are lists.
         lists: FAISS index that proposes candidates; None where search is exact.
+        halves: FAISS index of half floats, less `centre` (D,), that candidates are compared with; None without lists
+            and in a compact index.
         settings: preset, and how much is looked at: `probes` lists, `factor` candidates for each result, and the
             `recall` at ten that this had on a sample of the rows.
     """
@@ -89,18 +93,19 @@ class EmbeddingIndex:
         info: dict,
         content_hash: str,
         *,
-        vectors: np.ndarray | None,
+        vectors: np.ndarray | None = None,
+        halves: faiss.IndexScalarQuantizer | None = None,
         centre: np.ndarray | None = None,
         lists: faiss.Index | None = None,
         removed: np.ndarray | None = None,
         settings: dict | None = None,
     ):
         self.metadata, self.info, self.content_hash = metadata, info, content_hash
-        self.vectors, self.lists = vectors, lists
+        self.vectors, self.halves, self.lists = vectors, halves, lists
         self.centre = np.zeros(self.dim, np.float32) if centre is None else centre
         self.removed = np.zeros(len(metadata), bool) if removed is None else removed
         self.settings = {"preset": "default"} if settings is None else settings
-        if lists is not None and vectors is None:
+        if lists is not None and halves is None:
             # Inverted lists find the vector of a row only through a map, which is not saved.
             faiss.extract_index_ivf(lists).make_direct_map()
         self._places: dict[str, int] | None = None
@@ -112,7 +117,7 @@ class EmbeddingIndex:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.lists.d if self.vectors is None else self.vectors.shape[1]
+        return self.vectors.shape[1] if self.lists is None else self.lists.d
 
     @property
     def ids(self) -> list[str]:
@@ -134,7 +139,7 @@ class EmbeddingIndex:
         Args:
             table: the embeddings.
             preset: one of `PRESETS`, above `exact_below` rows.
-            exact_below: number of rows up to which search is exact.
+            exact_below: number of rows up to which search is exact; at least 624 for the default.
             recall: at ten, to which the default is tuned on rows of its own, or as near as it comes.
             seed: of the random rows for training and tuning.
 
@@ -147,7 +152,7 @@ class EmbeddingIndex:
                 yield table.ids[start : start + _BLOCK], table.vectors[start : start + _BLOCK]
 
         check_unique("the table", table.ids)
-        parts = build_parts(blocks, table.vectors.shape, np.empty, preset, exact_below, seed)
+        parts = build_parts(blocks, table.vectors.shape, lambda _, dim: new_halves(dim), preset, exact_below, seed)
         metadata = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
         index = cls(metadata, table.info, table.content_hash, **parts)
         index._tune(recall, seed)
@@ -166,7 +171,7 @@ class EmbeddingIndex:
     ) -> "EmbeddingIndex":
         """Index an embeddings table that need not fit into memory, straight into a folder; arguments as in `build`.
 
-        It is read three times. In memory are the lists (36 bytes a vector of 128 numbers), ids and metadata, and, while
+        It is read three times. In memory are the lists (44 bytes a vector of 128 numbers), ids and metadata, and, while
         the lists are trained, 39 vectors for each list (at ten million rows 330 MB).
 
         Args:
@@ -187,26 +192,24 @@ class EmbeddingIndex:
             def blocks() -> Iterator[tuple[Sequence[str], np.ndarray]]:
                 return read_batches(path, _BLOCK)
 
-            def store(shape: tuple[int, int], dtype: type) -> np.ndarray:
-                return np.lib.format.open_memmap(work / "vectors.npy", "w+", dtype, shape)
+            def open_halves(count: int, dim: int) -> HalvesFile:
+                return HalvesFile(work / "vectors.faiss", count, dim)
 
             file = open_table(path)
             shape = file.metadata.num_rows, embedding_width(file)
             metadata, info = read_metadata(path, file)
-            parts = build_parts(blocks, shape, store, preset, exact_below, seed)
+            parts = build_parts(blocks, shape, open_halves, preset, exact_below, seed)
             hashed = content_hash_of_blocks(metadata["id"].to_pylist(), shape, (vectors for _, vectors in blocks()))
             index = cls(metadata, info, hashed, **parts)
             index._tune(recall, seed)
-            if index.vectors is not None:
-                index.vectors.flush()
-            index._write(folder, work / "vectors.npy")
+            index._write(folder, work / "vectors.faiss")
         finally:
             shutil.rmtree(work)
         return cls.load(folder)
 
     def _tune(self, recall: float, seed: int) -> None:
         """Set how many lists and candidates are looked at: the least that reaches `recall` on rows of the index."""
-        if self.lists is None or self.vectors is None:
+        if self.halves is None:
             return
         rows = np.sort(np.random.default_rng([seed, 1]).permutation(len(self.metadata))[:_TUNING_ROWS])
         queries = self._take(rows)
@@ -217,8 +220,8 @@ class EmbeddingIndex:
         least = self._scan(queries, k + 1)[0][:, -1:] - _EQUAL
         lists = faiss.extract_index_ivf(self.lists)
         scanned = len(self.metadata) / lists.nlist
-        # A candidate that is compared costs some eight times one that is scanned.
-        trials = sorted((p * scanned + 8 * f * k, p, f) for p in _PROBES for f in _FACTORS if p <= lists.nlist)
+        # A candidate that is compared costs some thirty times one that is scanned.
+        trials = sorted((p * scanned + 30 * f * k, p, f) for p in _PROBES for f in _FACTORS if p <= lists.nlist)
         best = None
         for _, probes, factor in trials or [(0, lists.nlist, _FACTORS[0])]:
             self.settings |= {"probes": probes, "factor": factor}
@@ -313,8 +316,11 @@ class EmbeddingIndex:
             raise DataError(f"the columns do not go with those of the index ({error})") from error
         if self.lists is not None:
             self.lists.add(vectors)
+        if self.halves is not None:
+            self.halves = in_memory(self.halves)
+            self.halves.add(vectors - self.centre)
         if self.vectors is not None:
-            self.vectors = np.concatenate([self.vectors, (vectors - self.centre).astype(self.vectors.dtype)])
+            self.vectors = np.concatenate([self.vectors, vectors])
         self.removed = np.concatenate([self.removed, np.zeros(len(table), bool)])
         self._changed("add", table.content_hash)
 
@@ -369,10 +375,12 @@ class EmbeddingIndex:
                 shutil.rmtree(leftover)
         partial.mkdir(parents=True)
         pq.write_table(self.metadata, partial / "metadata.parquet")
-        if self.vectors is not None and written is not None:
-            os.replace(written, partial / "vectors.npy")
-        elif self.vectors is not None:
+        if self.vectors is not None:
             np.save(partial / "vectors.npy", self.vectors)
+        if self.halves is not None and written is not None:
+            os.replace(written, partial / "vectors.faiss")
+        elif self.halves is not None:
+            faiss.write_index(self.halves, str(partial / "vectors.faiss"))
         if self.centre.any():
             np.save(partial / "centre.npy", self.centre)
         if self.lists is not None:
@@ -412,7 +420,9 @@ class EmbeddingIndex:
             raise CheckpointError(f"{folder}: no index here (no index.json); `croplem index` writes one") from error
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder}: index.json is damaged ({error!r}); build the index again") from error
-        if set(sums) - set(FILES) or "metadata.parquet" not in sums or not {"vectors.npy", "lists.faiss"} & set(sums):
+        held = {"vectors.npy", "vectors.faiss", "lists.faiss"} & set(sums)
+        kinds = ({"vectors.npy"}, {"vectors.faiss", "lists.faiss"}, {"lists.faiss"})
+        if set(sums) - set(FILES) or "metadata.parquet" not in sums or held not in kinds:
             raise CheckpointError(f"{folder}: index.json is damaged (its files are {sorted(sums)}); build it again")
         for name, expected in sums.items():
             if not (folder / name).is_file():
@@ -424,10 +434,11 @@ class EmbeddingIndex:
             return np.load(folder / name, mmap_mode="r", allow_pickle=False) if name in sums else None
 
         lists = faiss.read_index(str(folder / "lists.faiss")) if "lists.faiss" in sums else None
+        halves = map_halves(folder / "vectors.faiss") if "vectors.faiss" in sums else None
         metadata = pq.read_table(folder / "metadata.parquet", partitioning=None)
         return cls(
-            metadata, info, content, vectors=array("vectors.npy"), centre=array("centre.npy"), lists=lists,
-            removed=array("removed.npy"), settings=settings,
+            metadata, info, content, vectors=array("vectors.npy"), halves=halves, centre=array("centre.npy"),
+            lists=lists, removed=array("removed.npy"), settings=settings,
         )  # fmt: skip
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -446,13 +457,14 @@ class EmbeddingIndex:
         if self.removed.any():
             there = np.packbits(~self.removed, bitorder="little")
             options["sel"] = faiss.IDSelectorBitmap(there)
-        scores, rows = self.lists.search(queries, many, params=faiss.SearchParametersIVF(**options))
-        if self.vectors is not None:
-            scores = _compare(self.vectors, queries, rows) + (queries @ self.centre)[:, None]
-        scores[rows < 0] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-        short = np.isneginf(scores).any(axis=1)
+        parameters = faiss.SearchParametersIVF(**options)
+        if self.halves is None:
+            scores, rows = self.lists.search(queries, k, params=parameters)
+        else:
+            both = faiss.IndexRefineSearchParameters(k_factor=many / k, base_index_params=parameters)
+            scores, rows = faiss.IndexRefine(self.lists, self.halves).search(queries, k, params=both)
+            scores += (queries @ self.centre)[:, None]
+        short = (rows < 0).any(axis=1)
         if short.any():
             # The lists looked into held fewer than k.
             scores[short], rows[short] = self._scan(queries[short], k)
@@ -478,11 +490,12 @@ class EmbeddingIndex:
 
     def _take(self, rows: np.ndarray | slice) -> np.ndarray:
         """Vectors of some rows, float32."""
-        if self.vectors is None:
-            rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else np.asarray(rows, np.int64)
-            return self.lists.reconstruct_batch(rows).reshape(-1, self.dim)
-        vectors = np.ascontiguousarray(self.vectors[rows], np.float32)
-        return vectors if self.vectors.dtype == np.float32 else vectors + self.centre
+        if self.vectors is not None:
+            return np.ascontiguousarray(self.vectors[rows])
+        if self.halves is not None:
+            return take_halves(self.halves, rows) + self.centre
+        rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        return self.lists.reconstruct_batch(rows).reshape(-1, self.dim)
 
     def _chosen(self, where: Mapping[str, object]) -> np.ndarray:
         """Rows that can be found and have the wanted values."""
@@ -514,17 +527,6 @@ class EmbeddingIndex:
             )  # fmt: skip
             raise DataError(f"the index holds no {name!r}{hint}")
         return self._places[name]
-
-
-def _compare(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Cosines (M, K) of queries (M, D) with the vectors of their own candidates (M, K)."""
-    scores = np.empty(rows.shape, np.float32)
-    step = max(1, _COMPARED // max(rows.shape[1] * vectors.shape[1], 1))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        candidates = np.asarray(vectors[rows[part].ravel()], np.float32).reshape(*rows[part].shape, -1)
-        scores[part] = np.matmul(candidates, queries[part, :, None])[..., 0]
-    return scores
 
 
 def _free(folder: str | os.PathLike) -> Path:

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError
+from .index_halves import HalvesFile
 from .table import check_unique, read_info
 
 PRESETS = ("default", "compact")
-"""default: half floats behind one bit a dimension, 0.57 of the bytes of float32; compact: one byte a number, 0.29."""
+"""default: half floats behind two bits a dimension, 0.59 of the bytes of float32; compact: one byte a number, 0.29."""
 
+_LEAST_ROWS = 16 * 39  # for the sixteen centres of a pair, by the same rule
+Halves = faiss.IndexScalarQuantizer | HalvesFile
 _ROWS_PER_LIST = 39  # FAISS warns of fewer in training
 _LARGE = 8192  # lists from which a graph finds the nearest ones
 
@@ -21,7 +24,7 @@ _LARGE = 8192  # lists from which a graph finds the nearest ones
 def build_parts(
     blocks: Callable[[], Iterator[tuple[Sequence[str], np.ndarray]]],
     shape: tuple[int, int],
-    store: Callable[[tuple[int, int], type], np.ndarray],
+    open_halves: Callable[[int, int], Halves],
     preset: str,
     exact_below: int,
     seed: int,
@@ -31,13 +34,14 @@ def build_parts(
     Args:
         blocks: gives ids and vectors, some at a time, each time from the start.
         shape: of all vectors, (N, D).
-        store: makes an array of this shape and type to keep the vectors in.
+        open_halves: given N and D, makes what half floats are added to.
         preset: one of `PRESETS`.
-        exact_below: number of rows up to which there are no lists.
+        exact_below: number of rows up to which there are no lists; at least 624 for the default, whose
+            lists need so many to be trained.
         seed: of the rows that the lists are trained on.
 
     Returns:
-        `vectors`, `centre`, `lists` and `settings`, as `EmbeddingIndex` takes them.
+        `vectors`, `halves`, `centre`, `lists` and `settings`, as `EmbeddingIndex` takes them.
 
     Raises:
         DataError: an unknown preset, or a vector without direction.
@@ -45,31 +49,39 @@ def build_parts(
     if preset not in PRESETS:
         raise DataError(f"preset must be one of {', '.join(PRESETS)}, found {preset!r}")
     count, dim = shape
-    exact, compact = count <= exact_below, preset == "compact"
-    lists, centre = None, None
+    compact = preset == "compact"
+    exact = count <= (exact_below if compact else max(exact_below, _LEAST_ROWS))
+    lists = centre = vectors = halves = None
     if not exact:
         lists = _empty_lists(count, dim, compact)
         ivf = faiss.extract_index_ivf(lists)
         rows = np.sort(np.random.default_rng(seed).permutation(count)[: _ROWS_PER_LIST * ivf.nlist])
         sample = _gather(blocks(), rows, dim)
         lists.train(sample)
-        centre = None if compact else sample.mean(axis=0)
-    vectors = None if compact and not exact else store(shape, np.float32 if exact else np.float16)
+        if not compact:
+            centre, halves = sample.mean(axis=0), open_halves(count, dim)
+    else:
+        vectors = np.empty(shape, np.float32)
     start = 0
     for ids, block in blocks():
         block = unit_vectors(block, ids)
         if vectors is not None:
-            vectors[start : start + len(block)] = block if centre is None else block - centre
+            vectors[start : start + len(block)] = block
+        if halves is not None:
+            halves.add(block - centre)
         if lists is not None:
             lists.add(block)
         start += len(block)
-    return {"vectors": vectors, "centre": centre, "lists": lists, "settings": {"preset": preset}}
+    if isinstance(halves, HalvesFile):
+        halves = halves.finish()
+    return {"vectors": vectors, "halves": halves, "centre": centre, "lists": lists, "settings": {"preset": preset}}
 
 
 def _empty_lists(count: int, dim: int, compact: bool) -> faiss.Index:
     lists = max(1, min(2 ** round(np.log2(4 * np.sqrt(count))), count // _ROWS_PER_LIST))
     graph = "_HNSW32" if lists >= _LARGE else ""
-    kind = "SQ8" if compact else "RaBitQfs"
+    pieces = dim if dim % 2 else dim // 2
+    kind = "SQ8" if compact else f"PQ{pieces}x4fsr"
     return faiss.index_factory(dim, f"IVF{lists}{graph},{kind}", faiss.METRIC_INNER_PRODUCT)
 
 
