@@ -163,6 +163,7 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
             rate = learning_rate_at(state.step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            parts = []  # of the step, until its gradient is known to be finite
             for number in range(state.step * accumulation, (state.step + 1) * accumulation):
                 tick = time.monotonic()
                 batch = next(loader)
@@ -189,19 +190,21 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
                 inputs = {key: value.to(device, non_blocking=True) for key, value in batch["inputs"].items()}
                 seed = mask_seed(config.seed, number, rank)
                 torch.manual_seed(seed)  # of dropout, where the model has it
+                parts.append((batch, seed))
                 with accelerator.accumulate(model):
                     generator = torch.Generator(device).manual_seed(seed)
                     loss = model(**inputs, patch_size=batch["patch_size"], generator=generator).loss
                     mean = accelerator.reduce(loss.detach().float(), "mean").item()
                     if not math.isfinite(mean):
-                        guilty = not bool(torch.isfinite(loss))
-                        _stop(f"the loss is {mean}", guilty, out, batch, state.step + 1, rank, seed)
+                        guilty = [] if torch.isfinite(loss) else [len(parts) - 1]
+                        _stop(f"the loss is {mean}", parts, guilty, out, state.step + 1, rank)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         norm = float(accelerator.clip_grad_norm_(model.parameters(), config.clip_norm))
                         # In half precision the scaler skips such a step; here it would destroy the weights.
                         if not math.isfinite(norm) and accelerator.scaler is None:
-                            _stop(f"the gradient's norm is {norm}", True, out, batch, state.step + 1, rank, seed)
+                            every = range(len(parts))
+                            _stop(f"the gradient's norm is {norm}", parts, every, out, state.step + 1, rank)
                     optimizer.step()
                     optimizer.zero_grad()
                 state.loss_sum, state.loss_count = state.loss_sum + mean, state.loss_count + 1
@@ -250,15 +253,18 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     return result
 
 
-def _stop(what: str, guilty: bool, out: Path, batch: dict, step: int, rank: int, seed: int) -> typing.NoReturn:
-    """Called by all processes together: keeps and names the batches of those that are guilty."""
+def _stop(
+    what: str, parts: Sequence[tuple[dict, int]], guilty: Sequence[int], out: Path, step: int, rank: int
+) -> typing.NoReturn:
+    """Called by all processes together: keeps and names those parts of the step that are, or may be, guilty."""
     found = []
-    if guilty:
+    for part in guilty:
+        batch, seed = parts[part]
         path = save_bad_batch(
-            out, batch["inputs"], step=step, rank=rank, ids=batch["ids"], patch_size=batch["patch_size"],
+            out, batch["inputs"], step=step, rank=rank, part=part, ids=batch["ids"], patch_size=batch["patch_size"],
             mask_seed=seed, reason=what,
         )  # fmt: skip
-        found = [(path.name, list(batch["ids"]))]
+        found.append((path.name, list(batch["ids"])))
     found = gather_object(found)
     names, ids = [name for name, _ in found], [id for _, ids in found for id in ids]
     raise CropLEMError(

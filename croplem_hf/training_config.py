@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from .augment import Augmentation
 from .data import open_source
 from .errors import DataError
+from .model import CropLEMConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +210,18 @@ def check_keys(given: Mapping, known: Sequence[str], where: str) -> None:
             raise DataError(f"unknown key {where}{key}; the nearest is {where}{near[0]}")
 
 
+def checked_config(settings: Mapping) -> CropLEMConfig:
+    """A model's configuration of these settings.
+
+    Raises:
+        DataError: an unknown key, or a value that is refused.
+    """
+    try:
+        return CropLEMConfig(**settings)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise DataError(f"model: {' '.join(str(error).split())}") from error
+
+
 def _convert(value, hint, where: str):
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
@@ -225,4 +239,4 @@ def _convert(value, hint, where: str):
     raise DataError(f"{where} must be {names}, found {value!r}")
 
 
-__all__ = ["ProbeConfig", "SourceConfig", "TrainingConfig", "check_keys", "load_config"]
+__all__ = ["ProbeConfig", "SourceConfig", "TrainingConfig", "check_keys", "checked_config", "load_config"]

@@ -178,7 +178,8 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
     defaults = config_record(TrainingConfig(sources=config.sources, out=config.out))
     ours, theirs = _comparable(config_record(config)), _comparable(defaults | record["config"])
     different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    different += ["the items of the sources"] if record["data"] != data and "sources" not in different else []
+    if record["data"] != data and "sources" not in different:
+        different.append("the items of the sources, or latent_targets")
     if accelerator.mixed_precision != record["mixed_precision"]:
         different.append(f"precision ({record['mixed_precision']} there, {accelerator.mixed_precision} now)")
     if different:

@@ -1,7 +1,6 @@
 """What a pretraining run shows of its model while it goes: pictures, the probe's score, and models that are kept."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from .model import CropLEMForPreTraining, CropLEMImageProcessor
 from .reconstruction import reconstruct, reconstruction_sheet
 from .training_config import TrainingConfig
 from .training_ema import WeightAverage
-from .training_files import best_score, save_model
+from .training_files import best_score, config_record, save_model
 from .training_probe import Probe
 from .training_setup import mean_embedding, read_some
 
@@ -59,7 +58,7 @@ class Outputs:
         with self._averaged():
             value = self.probe.score(self.model.croplem, self.processor)
         logger.info("step %d: probe, %s %.4f", step, self.probe.metric, value)
-        settings = dataclasses.asdict(self.config.probe)
+        settings = config_record(self.config)["probe"]
         if self.config.keep_best and value > best_score(self.out, settings):
             record = {"step": step, "metric": self.probe.metric, "value": value, "probe": settings}
             self.save("best", record)

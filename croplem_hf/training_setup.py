@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, ProjectConfiguration
-from huggingface_hub.errors import StrictDataclassError
 
 from .augment import Augmentation, augment, draw_recipe
 from .data.plan import BatchPlan, read_layout, select_items
@@ -25,8 +24,8 @@ from .errors import DataError
 from .model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor
 from .model.configuration_croplem import PRESETS
 from .resolver import resolve_checkpoint
-from .table import read_table
-from .training_config import TrainingConfig, check_keys
+from .table import EmbeddingsTable, read_table
+from .training_config import TrainingConfig, check_keys, checked_config
 from .vitmae import from_vitmae, is_vitmae
 
 logger = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
-    """Sources, the plan over them, and a hash of what they hold."""
+    """Sources, the plan over them, and a hash of what they hold: ids, shapes, and the vectors to tell."""
     sources, layouts, digest = [], [], hashlib.sha256()
     for spec in config.sources:
         source = spec.open()
@@ -124,6 +123,8 @@ def open_data(config: TrainingConfig) -> tuple[list, BatchPlan, str]:
         sources.append(source)
         layouts.append(layout)
         digest.update("\n".join(source.ids).encode() + layout.shapes.tobytes())
+    if config.latent_targets is not None:
+        digest.update(_latent_table(config).content_hash.encode())
     weights = [spec.weight for spec in config.sources]
     plan = BatchPlan(layouts, batch_size=config.batch_size, seed=config.seed, weights=weights)
     return sources, plan, digest.hexdigest()
@@ -166,10 +167,7 @@ def model_config(settings: dict) -> CropLEMConfig:
     Raises:
         DataError: an unknown key or preset, or a value that is refused.
     """
-    try:
-        return CropLEMConfig(**_settings(settings))
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise DataError(f"model: {' '.join(str(error).split())}") from error
+    return checked_config(_settings(settings))
 
 
 def _settings(settings: dict) -> dict:
@@ -213,10 +211,7 @@ def read_targets(config: TrainingConfig, size: int, sources: list, plan: BatchPl
         if config.model.get("latent_size"):
             raise DataError(f"model.latent_size is {size}, but latent_targets names no table of vectors")
         return {}
-    try:
-        table = read_table(config.latent_targets)
-    except DataError as error:
-        raise DataError(f"latent_targets cannot be read as a table of id and embedding: {error}") from error
+    table = _latent_table(config)
     ids, vectors = table.ids, table.vectors
     if vectors.shape[1] != size:
         raise DataError(f"{config.latent_targets}: vectors {vectors.shape[1:]}, but model.latent_size is {size}")
@@ -228,6 +223,13 @@ def read_targets(config: TrainingConfig, size: int, sources: list, plan: BatchPl
         )
     logger.info("%s: %d of %d items have a vector to tell", config.latent_targets, found, len(wanted))
     return dict(zip(ids, vectors, strict=True))
+
+
+def _latent_table(config: TrainingConfig) -> EmbeddingsTable:
+    try:
+        return read_table(config.latent_targets)
+    except DataError as error:
+        raise DataError(f"latent_targets cannot be read as a table of id and embedding: {error}") from error
 
 
 def read_some(

@@ -8,7 +8,8 @@ import torch
 from transformers import PretrainedConfig, ViTMAEConfig, ViTMAEForPreTraining
 
 from .errors import CheckpointError, DataError
-from .model import CropLEMConfig, CropLEMForPreTraining
+from .model import CropLEMForPreTraining
+from .training_config import checked_config
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def from_vitmae(folder: str | Path, settings: dict) -> CropLEMForPreTraining:
         settings: of `CropLEMConfig`; sizes that are not given are those of the ViTMAE.
 
     Raises:
-        DataError: the encoder has another size than the settings say.
+        DataError: the encoder has another size than the settings say, or a setting is refused.
         CheckpointError: weights are missing.
     """
     theirs = ViTMAEConfig.from_pretrained(folder)
@@ -46,7 +47,7 @@ def from_vitmae(folder: str | Path, settings: dict) -> CropLEMForPreTraining:
     if different:
         found = ", ".join(f"{name} ({sizes[name]!r} there, {settings[name]!r} in model)" for name in different)
         raise DataError(f"init_from: {folder} is a ViTMAE with another {found}; leave it out of model")
-    model = CropLEMForPreTraining(CropLEMConfig(**sizes | settings))
+    model = CropLEMForPreTraining(checked_config(sizes | settings))
     # The native class, since it knows the older names of the weights.
     native, report = ViTMAEForPreTraining.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     lost = [key for key in report["missing_keys"] if "position" not in key and "pos_embed" not in key]

@@ -1,10 +1,13 @@
 """What a pretraining run can be told besides its data: averages, probe, trackers, presets, ViTMAE, checkpointing."""
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pretraining_runs import TINY
@@ -108,7 +111,7 @@ def test_no_group_of_a_probe_is_on_both_sides(real_data):
 
 
 def test_a_bad_batch_is_kept_and_gives_its_loss_again(write, tmp_path):
-    with pytest.raises(CropLEMError, match=r"bad_batch-step-\d{8}-rank-0\.safetensors") as caught:
+    with pytest.raises(CropLEMError, match=r"bad_batch-step-\d{8}-rank-0-part-0\.safetensors") as caught:
         run(write(learning_rate=1e30, warmup_steps=0, checkpoint_every=1, keep_checkpoints=99))
     out = tmp_path / "run"
     inputs, record = load_bad_batch(next(out.glob("bad_batch-*.safetensors")))
@@ -245,3 +248,52 @@ def test_the_command_logs_that_the_model_is_an_average(write, caplog):
     with caplog.at_level("INFO"):
         assert main(["--config", str(write(steps=2, ema_decay=0.9, trackers=[]))]) == 0
     assert "weights averaged over the run, ema_decay 0.9" in caplog.text
+
+
+def test_a_bad_gradient_keeps_all_parts_of_the_step(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *args: torch.tensor(float("inf")))
+    with pytest.raises(CropLEMError, match="step 1: the gradient's norm is inf") as caught:
+        run(write(gradient_accumulation_steps=3))
+    files = sorted((tmp_path / "run").glob("bad_batch-*.safetensors"))
+    assert [file.stem for file in files] == [f"bad_batch-step-00000001-rank-0-part-{part}" for part in range(3)]
+    ids = [load_bad_batch(file)[1]["ids"] for file in files]
+    assert len(ids[0]) == 4 and all(name in str(caught.value) for part in ids for name in part)
+
+
+def test_a_probe_of_a_certain_day_is_kept_with_the_best(tmp_path, write, monkeypatch):
+    class Certain:
+        metric = "AUC"
+
+        def __init__(self, config):
+            assert config.where == {"day": [datetime.date(2019, 7, 1)]}
+
+        def score(self, *_):
+            return 0.75
+
+    monkeypatch.setattr("croplem_hf.training_outputs.Probe", Certain)
+    config = write(steps=2, probe={"path": "x", "label": "y", "where": {"day": ["DAY"]}}, probe_every=1, keep_best=True)
+    config.write_text(config.read_text().replace('"DAY"', "2019-07-01"))
+    assert run(config)[0] == "finished"
+    record = json.loads((tmp_path / "run/best/probe.json").read_text())
+    # The same score at the second step is no better: it is the same probe.
+    assert record["step"] == 1 and record["probe"]["where"] == {"day": ["2019-07-01"]}
+
+
+def test_a_setting_that_is_refused_with_a_vitmae(write, tmp_path):
+    ViTMAEForPreTraining(ViTMAEConfig(image_size=32, patch_size=16, **VIT)).save_pretrained(tmp_path / "vitmae")
+    for model in ({"pooling": "most"}, {"mask_ratio": "much"}):
+        with pytest.raises(DataError, match="model: .*(pooling|mask_ratio)"):
+            run(write(model=model, init_from=str(tmp_path / "vitmae")))
+
+
+def test_vectors_to_tell_that_changed_are_another_run(write, tmp_path, sen12ms_tree):
+    ids, path = open_source(sen12ms_tree).ids, tmp_path / "targets.parquet"
+    config = write(model=TINY | {"latent_size": 4, "latent_weight": 1.0}, latent_targets=str(path), steps=4)
+    for seed, message in ((0, None), (0, None), (1, "differs in the items of the sources, or latent_targets")):
+        vectors = np.random.default_rng(seed).normal(size=(len(ids), 4)).astype(np.float32)
+        pq.write_table(pa.table({"id": ids, "embedding": list(vectors)}), path)
+        if message is None:
+            assert run(config)[0] == "finished"
+        else:
+            with pytest.raises(CropLEMError, match=message):
+                run(config)
