@@ -46,7 +46,7 @@ def add_verbs(verb) -> None:
     dense.add_argument("--bands", type=_count, metavar="K", help=text)
     dense.add_argument("--basis", type=Path, metavar="FILE", help="components and scales of another map")
     dense.add_argument("--patch-size", type=_count, metavar="P", help="pixels a token (default 8)")
-    dense.add_argument("--window", type=_count, metavar="PIXELS", help="side of a window (default: 16 tokens)")
+    dense.add_argument("--window", type=_count, metavar="PIXELS", help="side of a window (default: 4 tokens)")
     dense.add_argument("--sensors", choices=("s1", "s2"), help="use only this one")
     text = "int8 with a scale for each band (default), or float32"
     dense.add_argument("--precision", choices=("int8", "float32"), help=text)

@@ -186,6 +186,17 @@ def test_sample_embed_fit_map(tmp_path, capsys):
     found, grid = read_geotiff(tmp_path / "map.tif")
     assert found.shape == (3, 128, 128) and set(np.unique(found[0])) <= {0, 1}
     assert grid.transform == read_geotiff(scene / "s1.tif")[1].transform
+    dense = ["map", str(scene), str(tmp_path / "dense.tif"), "--embeddings", "--quiet"]
+    assert main([*dense, "--bands", "3", "--patch-size", "16", "--sensors", "s2"]) == 0
+    said = capsys.readouterr().out
+    assert "embeddings of 8 x 8 tokens, 3 bands" in said and "dense.basis.safetensors" in said
+    assert read_geotiff(tmp_path / "dense.tif")[1].gsd == 160
+    for extra, text in ((("--stride", "4"), "--stride cannot go with --emb"), (("--patch-size", "17"), "1 to 16")):
+        assert main([*dense, *extra]) == 1 and text in capsys.readouterr().err
+    assert main([*arguments, "--bands", "3"]) == 1 and "--bands cannot go with --head" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(dense[:3])
+    assert stop.value.code == 2 and "--head --embeddings is required" in capsys.readouterr().err
     before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
     assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1

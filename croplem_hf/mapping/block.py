@@ -126,9 +126,9 @@ def read_block(
     return Block(parts, seen, scene.gsd)
 
 
-def values_per_pixel(scene: Scene) -> int:
-    """Bands and dates of a scene."""
-    return 2 * len(scene.dates["s1"]) + 13 * len(scene.dates["s2"])
+def pixels_at_once(scene: Scene) -> int:
+    """How many pixels of a scene make `BLOCK_VALUES`."""
+    return BLOCK_VALUES // (2 * len(scene.dates["s1"]) + 13 * len(scene.dates["s2"]))
 
 
 def _box_sums(valid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -138,4 +138,4 @@ def _box_sums(valid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return total[:, size[1] :] - total[:, : -size[1]]
 
 
-__all__ = ["BLOCK_VALUES", "Block", "read_block", "values_per_pixel"]
+__all__ = ["BLOCK_VALUES", "Block", "pixels_at_once", "read_block"]

@@ -13,7 +13,7 @@ from ..data.folder import Scene
 from ..embedding import TOKENS_PER_BATCH, Embedder
 from ..errors import DataError
 from ..heads import TENSORS, LogisticHead
-from .block import BLOCK_VALUES, read_block, values_per_pixel
+from .block import pixels_at_once, read_block
 from .cog import BandGroup, write_cog
 from .settings import MapSettings, map_settings
 from .tiles import TileStore, imagery_hash
@@ -138,7 +138,7 @@ def predict_window(
     seen = np.zeros((height, width), bool)
     centre = embedder.model.embedding_centre.float() if settings.centre else 0
     told, pixels = 0, 0
-    for i, j in groups(rows, columns, steps, size, BLOCK_VALUES // values_per_pixel(scene)):
+    for i, j in groups(rows, columns, steps, size, pixels_at_once(scene)):
         top, left, bottom, right = tops[i[0]], lefts[j[0]], tops[i[-1]] + size[0], lefts[j[-1]] + size[1]
         block = read_block(scene, embedder, settings.sensors, (top, left, bottom - top, right - left))
         y, x = max(top, row), max(left, column)

@@ -8,12 +8,12 @@ from ..data.folder import Scene
 from ..embedding import TOKENS_PER_BATCH, Embedder
 from ..errors import DataError
 from ..model import CropLEMModel
-from .block import BLOCK_VALUES, read_block, values_per_pixel
+from .block import pixels_at_once, read_block
 from .windows import groups, overlapping, window_starts, window_weight
 
 PATCH_SIZE = 8
-WINDOW_TOKENS = 16
-"""Side of a window in tokens, unless told."""
+WINDOW_TOKENS = 4
+"""Side of a window in tokens, unless told: larger ones made tokens worse with the packaged checkpoint (RESULTS.md)."""
 SAMPLED_WINDOWS = 64
 
 
@@ -25,7 +25,7 @@ class Tokens:
         embedder: the encoder.
         sensors: use only these; None for both.
         patch_size: pixels a token; None for 8, the size that the packaged checkpoint's projection has.
-        window: side of a window in pixels, a multiple of twice the patch size; None for 16 tokens, or the scene.
+        window: side of a window in pixels, a multiple of twice the patch size; None for four tokens.
         centre: subtract the mean embedding of the pretraining data.
         tokens_per_batch: how much is embedded at once.
 
@@ -85,7 +85,7 @@ class Tokens:
         columns = overlapping(self.starts[1], self.size[1], column, column + width)
         falling = np.outer(*map(window_weight, self.size)).astype(np.float32)[..., None]
         pixels = tuple(n * self.patch_size for n in self.size)
-        most = BLOCK_VALUES // values_per_pixel(self.scene)
+        most = pixels_at_once(self.scene)
         for i, j in groups(rows, columns, (self.step * self.patch_size,) * 2, pixels, most):
             down, across = (n.ravel() for n in np.meshgrid(self.starts[0][i], self.starts[1][j], indexing="ij"))
             for top, left, tokens in self._windows(down, across):
