@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..heads import TENSORS, LogisticHead
 from .block import pixels_at_once, read_block
 from .cog import BandGroup, write_cog
 from .settings import MapSettings, map_settings
-from .tiles import TileStore, imagery_hash
+from .tiles import TileStore, bounded_cache, imagery_hash
 from .windows import blend, groups, overlapping, weight_matrix, window_starts
 
 NODATA = 255
@@ -84,23 +85,26 @@ def map_scene(
     }
     store = TileStore(out, tags | {"imagery": imagery_hash(scene)}, (scene.height, scene.width), tile)
     store.start()
+    names = [f"{name} (percent)" for name in classes]
     with (
+        bounded_cache(),
         logging_redirect_tqdm(),
         tqdm(total=scene.height * scene.width, unit="px", unit_scale=True, desc="map", disable=not progress) as bar,
     ):
         for window in store:
+            count = window[2] * window[3]
             if store.is_finished(window):
-                bar.update(window[2] * window[3])
+                bar.update(count)
                 continue
             found = predict_window(
-                scene, embedder, head, settings, steps, window, tokens_per_batch=tokens_per_batch, progress=bar.update
-            )
+                scene, embedder, head, settings, steps, window, tokens_per_batch=tokens_per_batch,
+                progress=lambda share, count=count: bar.update(share * count),
+            )  # fmt: skip
             store.add(window, _coded(found))
-    names = [f"{name} (percent)" for name in classes]
-    write_cog(
-        out, store, [BandGroup(["class"], "mode"), BandGroup(names, "average")], dtype="uint8", nodata=NODATA,
-        crs=scene.crs, transform=scene.transform, tags=tags,
-    )  # fmt: skip
+        write_cog(
+            out, store, [BandGroup(["class"], "mode"), BandGroup(names, "average")], dtype="uint8", nodata=NODATA,
+            crs=scene.crs, transform=scene.transform, tags=tags,
+        )  # fmt: skip
     return out
 
 
@@ -113,7 +117,7 @@ def predict_window(
     window: tuple[int, int, int, int],
     *,
     tokens_per_batch: int = TOKENS_PER_BATCH,
-    progress=None,
+    progress: Callable[[float], object] | None = None,
 ) -> np.ndarray:
     """Class probabilities of every pixel of a part of a scene.
 
@@ -123,7 +127,7 @@ def predict_window(
         steps: pixels between windows, down and across; (1, 1) for series.
         window: row, column, height and width in pixels.
         tokens_per_batch: how much is embedded at once.
-        progress: called with the number of pixels that are done, some at a time.
+        progress: called with the share of the window that was done since the last call.
 
     Returns:
         float32 (K, height, width), NaN where no date or sensor saw the pixel.
@@ -137,7 +141,6 @@ def predict_window(
     found = np.full((len(head.classes_), len(rows), len(columns)), np.nan, np.float32)
     seen = np.zeros((height, width), bool)
     centre = embedder.model.embedding_centre.float() if settings.centre else 0
-    told, pixels = 0, 0
     for i, j in groups(rows, columns, steps, size, pixels_at_once(scene)):
         top, left, bottom, right = tops[i[0]], lefts[j[0]], tops[i[-1]] + size[0], lefts[j[-1]] + size[1]
         block = read_block(scene, embedder, settings.sensors, (top, left, bottom - top, right - left))
@@ -151,10 +154,8 @@ def predict_window(
             vectors = (outputs.pooler_output.float() - centre).cpu().numpy()
             place = down[numbers] - rows[0], across[numbers] - columns[0]
             found[:, *place] = head.predict_proba(vectors).T
-        pixels += len(i) * len(j)
         if progress is not None:
-            progress(pixels * height * width // (len(rows) * len(columns)) - told)
-            told = pixels * height * width // (len(rows) * len(columns))
+            progress(len(i) * len(j) / (len(rows) * len(columns)))
     weights = (
         weight_matrix(starts[numbers], side, first, first + count)
         for starts, numbers, side, first, count in (

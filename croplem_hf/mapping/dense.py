@@ -14,7 +14,7 @@ from ..embedding import TOKENS_PER_BATCH, Embedder
 from ..errors import CheckpointError, DataError
 from .basis import NODATA, Basis
 from .cog import BandGroup, write_cog
-from .tiles import TileStore, imagery_hash
+from .tiles import TileStore, bounded_cache, imagery_hash
 from .tokens import Tokens
 
 TILE_TOKENS = 256
@@ -89,17 +89,23 @@ def map_embeddings(
     }  # fmt: skip
     store = TileStore(out, settings, tokens.shape, tile)
     kept = store.folder / "basis.safetensors"
-    chosen = given or (Basis.load(kept) if kept.is_file() else Basis.fit(tokens.sample(seed=seed), bands, about))
-    store.start()
-    chosen.save(kept)
     total = store.shape[0] * store.shape[1]
-    with logging_redirect_tqdm(), tqdm(total=total, unit="tokens", desc="map", disable=not progress) as bar:
+    with (
+        bounded_cache(),
+        logging_redirect_tqdm(),
+        tqdm(total=total, unit="tokens", unit_scale=True, desc="map", disable=not progress) as bar,
+    ):
+        chosen = given or (Basis.load(kept) if kept.is_file() else Basis.fit(tokens.sample(seed=seed), bands, about))
+        store.start()
+        chosen.save(kept)
         for window in store:
-            if not store.is_finished(window):
-                values = chosen.project(tokens.read(window))
-                values = chosen.to_bytes(values) if precision == "int8" else values
-                store.add(window, np.moveaxis(values, -1, 0))
-            bar.update(window[2] * window[3])
+            count = window[2] * window[3]
+            if store.is_finished(window):
+                bar.update(count)
+                continue
+            values = chosen.project(tokens.read(window, progress=lambda share, count=count: bar.update(share * count)))
+            values = chosen.to_bytes(values) if precision == "int8" else values
+            store.add(window, np.moveaxis(values, -1, 0))
     if bands is not None:
         chosen.save(basis_path(out))
     tags = {
@@ -118,10 +124,11 @@ def map_embeddings(
     else:
         names = [f"embedding {n}" for n in range(len(chosen.scale))]
     group = BandGroup(names, "average", chosen.scale if precision == "int8" else None)
-    write_cog(
-        out, store, [group], dtype=precision, nodata=FORMATS[precision], crs=scene.crs, transform=tokens.transform,
-        tags=tags,
-    )  # fmt: skip
+    with bounded_cache():
+        write_cog(
+            out, store, [group], dtype=precision, nodata=FORMATS[precision], crs=scene.crs,
+            transform=tokens.transform, tags=tags,
+        )  # fmt: skip
     return out
 
 

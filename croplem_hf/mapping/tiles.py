@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import rasterio
 
 from ..data.folder import Scene
 from ..data.geotiff import read_geotiff, write_geotiff
@@ -86,6 +87,14 @@ class TileStore:
         return self.folder / f"tile-{tile[0]:07d}-{tile[1]:07d}.tif"
 
 
+def bounded_cache() -> rasterio.Env:
+    """GDAL's settings while a map is made: blocks of 512 MB are kept, not a twentieth of the machine's memory.
+
+    The environment variable GDAL_CACHEMAX goes before, as for scenes of many dates in strips that span all columns.
+    """
+    return rasterio.Env() if "GDAL_CACHEMAX" in os.environ else rasterio.Env(GDAL_CACHEMAX=512)
+
+
 def imagery_hash(scene: Scene) -> str:
     """SHA-256 over names, sizes and times of change of a scene's files, and what is done to their numbers."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(scene.paths)]
@@ -93,4 +102,4 @@ def imagery_hash(scene: Scene) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-__all__ = ["TileStore", "imagery_hash"]
+__all__ = ["TileStore", "bounded_cache", "imagery_hash"]

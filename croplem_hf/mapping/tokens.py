@@ -69,12 +69,12 @@ class Tokens:
         a, b, c, d, e, f = scene.transform
         self.transform = (a * p, b * p, c, d * p, e * p, f)
 
-    def read(self, window: tuple[int, int, int, int], progress: Callable[[int], object] | None = None) -> np.ndarray:
+    def read(self, window: tuple[int, int, int, int], progress: Callable[[float], object] | None = None) -> np.ndarray:
         """Blended tokens of a part of the grid.
 
         Args:
             window: row, column, height and width in tokens.
-            progress: called with the number of windows that are done, some at a time.
+            progress: called with the share of the window that was done since the last call.
 
         Returns:
             float32 (height, width, D), NaN where nobody saw a pixel of the token.
@@ -97,7 +97,7 @@ class Tokens:
                 total[place] += np.where(known, part, 0) * how
                 weight[place] += known * how
             if progress is not None:
-                progress(len(down))
+                progress(len(down) / (len(rows) * len(columns)))
         return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
 
     def sample(self, count: int = SAMPLED_WINDOWS, seed: int = 0) -> np.ndarray:

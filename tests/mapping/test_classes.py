@@ -45,7 +45,7 @@ def test_each_pixel_is_classified_by_its_own_series(tmp_path, scene, embedder, s
     assert np.array_equal(written[0, seen][clear], want.argmax(axis=0)[clear])
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.data())
 def test_each_pixel_has_the_weighted_mean_of_the_windows_that_cover_it(embedder, data):
     height, width = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))

@@ -118,7 +118,7 @@ def test_embeddings_that_were_cut_off_go_on(tmp_path, scene, embedder, monkeypat
     want = read(map_embeddings(scene, embedder, tmp_path / "whole.tif", **options))
     real, calls = Tokens.read, []
 
-    def interrupted(self, window):
+    def interrupted(self, window, **kwargs):
         calls.append(window)
         if len(calls) == 4:
             raise KeyboardInterrupt
