@@ -110,13 +110,12 @@ def read_block(
     if not wanted:
         return Block({}, seen, scene.gsd)
     inputs = embedder.processor(fields | {"id": scene.id, "gsd": scene.gsd}, sensors=wanted, return_tensors="np")
-    beyond = [(0, 0), (0, height - inside[0]), (0, width - inside[1])]
     parts = {}
     for sensor in wanted:
         days = [date.fromisoformat(text[:10]) for text in fields[f"{sensor}_dates"]]
         parts[sensor] = {
-            "values": np.pad(inputs[f"{sensor}_values"][0], [(0, 0), *beyond]),
-            "valid": np.pad(inputs[f"{sensor}_valid"][0], beyond),
+            "values": _padded(inputs[f"{sensor}_values"][0], (height, width)),
+            "valid": _padded(inputs[f"{sensor}_valid"][0], (height, width)),
             "ordinals": np.array([day.toordinal() for day in days]),
             "new_years": np.array([day.replace(month=1, day=1).toordinal() for day in days]),
         }
@@ -129,6 +128,12 @@ def read_block(
 def pixels_at_once(scene: Scene) -> int:
     """How many pixels of a scene make `BLOCK_VALUES`."""
     return BLOCK_VALUES // (2 * len(scene.dates["s1"]) + 13 * len(scene.dates["s2"]))
+
+
+def _padded(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(..., h, w) with zeros below and to the right, up to `size`."""
+    lack = [want - have for want, have in zip(size, array.shape[-2:], strict=True)]
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, n) for n in lack]) if any(lack) else array
 
 
 def _box_sums(valid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
