@@ -174,7 +174,11 @@ def test_filters_and_columns_that_do_not_exist(pool, tmp_path, capsys, verb):
     assert stop.value.code == 2 and "--labels" in capsys.readouterr().err
 
 
-def test_sample_embed_fit_map(tmp_path, capsys):
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_sample_embed_fit_map(tmp_path, capsys, monkeypatch):
     sample, table = tmp_path / "sample", tmp_path / "patches.parquet"
     assert main(["data", "sample", str(sample), "--scenes", "2", "--patches", "16", "--size", "64"]) == 0
     assert main(["embed", str(sample), str(table), "--quiet"]) == 0
@@ -197,6 +201,11 @@ def test_sample_embed_fit_map(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(dense[:3])
     assert stop.value.code == 2 and "--head --embeddings is required" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("croplem_hf.mapping.classes.predict_window", interrupt)
+        assert main([*arguments[:2], str(tmp_path / "late.tif"), *arguments[3:]]) == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+    assert not (tmp_path / "late.tif").exists()
     before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
     assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1

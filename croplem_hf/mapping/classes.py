@@ -21,8 +21,8 @@ from .tiles import TileStore, bounded_cache, imagery_hash
 from .windows import blend, groups, overlapping, weight_matrix, window_starts
 
 NODATA = 255
-TILE = 1024
-"""Rows and columns that are finished at once."""
+TILES = {"series": 256, "patch": 1024}
+"""Rows and columns that are finished at once: about a minute of a head on pixels, and few windows of patches twice."""
 
 
 def map_scene(
@@ -32,7 +32,7 @@ def map_scene(
     out: str | os.PathLike,
     *,
     stride: int | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: bool = True,
 ) -> Path:
@@ -56,7 +56,8 @@ def map_scene(
         head: a fitted head that knows how its embeddings were made (`croplem_hf.heads.fit_head`).
         out: file to write; one that is there is replaced.
         stride: pixels between windows, for heads on patches; None for a quarter of the window, at least 1.
-        tile: rows and columns of the scene that are finished at once; the map does not depend on it.
+        tile: rows and columns of the scene that are finished at once; the map does not depend on it. None for 256 for
+            heads on single pixels, 1024 for others.
         tokens_per_batch: how much is embedded at once.
         progress: show a bar on stderr.
 
@@ -83,6 +84,7 @@ def map_scene(
         "WINDOW": f"{settings.height} x {settings.width}",
         "STRIDE": f"{steps[0]} x {steps[1]}",
     }
+    tile = tile or TILES["series" if settings.size == (1, 1) else "patch"]
     store = TileStore(out, tags | {"imagery": imagery_hash(scene)}, (scene.height, scene.width), tile)
     store.start()
     names = [f"{name} (percent)" for name in classes]
