@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .heads import LogisticHead as LogisticHead, fit_head as fit_head
     from .index import EmbeddingIndex as EmbeddingIndex
     from .labels import match_labels as match_labels, read_labels as read_labels
-    from .mapping import map_scene as map_scene
+    from .mapping import map_embeddings as map_embeddings, map_scene as map_scene
     from .model import (
         CropLEMConfig as CropLEMConfig,
         CropLEMForPreTraining as CropLEMForPreTraining,
@@ -80,6 +80,7 @@ _WHERE = {
     "load_config": "training",
     "load_sen12ms": "data",
     "make_sample": "data",
+    "map_embeddings": "mapping",
     "map_scene": "mapping",
     "match_labels": "labels",
     "open_scene": "data",

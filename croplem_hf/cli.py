@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   croplem map my_scene/ --head cropland.head map.tif
   croplem evaluate patches.parquet --labels labels.csv --out report
 """
-RESUMABLE = ("embed", "demo", "data build", "data download")
+RESUMABLE = ("embed", "map", "demo", "data build", "data download")
 
 
 def main(argv: list[str] | None = None) -> int:

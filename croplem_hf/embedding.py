@@ -332,6 +332,7 @@ def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
     row["transform"] = None if sample.get("transform") is None else [float(v) for v in sample["transform"]]
     used = [s for s in SENSORS if s in (sensors or SENSORS) and sample[s] is not None]
     row["sensors"] = "+".join(used)
+    row |= {f"{s}_date_count": len(sample[f"{s}_dates"]) if s in used else 0 for s in SENSORS}
     row |= {"s1_kind": sample.get("s1_kind"), "s2_level": sample.get("s2_level") if "s2" in used else None}
     row["height"], row["width"] = sample[used[0]].shape[2:]
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}

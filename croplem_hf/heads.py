@@ -37,6 +37,7 @@ FORMAT = 1
 FILES = ("head.json", "head.safetensors")
 TENSORS = ("mean_", "scale_", "coef_", "intercept_", "temperature_")
 PATCH = ("height", "width", "gsd", "sensors", "s2_level")
+COUNTS = ("s1_date_count", "s2_date_count")
 TEMPERATURES = (0.05, 50.0)
 # Seconds on 17,681 x 128: two classes 0.08, 0.5 by newton-cg, 1.1 by lbfgs; on 3,907 x 128, ten classes 2.0, 0.5, 1.2.
 SOLVERS = {True: "newton-cholesky", False: "newton-cg"}
@@ -63,7 +64,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
         mean_, scale_: float64 (D,). coef_: float64 (K or 1, D). intercept_: float64 (K or 1,). temperature_: float.
         calibrated_: whether the temperature was fitted.
         info_: settings of the embeddings, `info` of their table; content_hash_: of the table's ids and vectors;
-            patch_: `height` and `width` in pixels, `gsd` in metres and `sensors`, None where the labelled rows differ.
+            patch_: `height` and `width` in pixels, `gsd` in metres, `sensors` and `s2_level`, None where the labelled
+            rows differ; `s1_date_count` and `s2_date_count`, the fewest and the most dates.
             Filled in by `fit_head`; empty after `fit` on arrays.
     """
 
@@ -267,6 +269,10 @@ def fit_head(table: EmbeddingsTable, y: Sequence[str | None], *, block: str = "b
         if column in table.metadata.column_names:
             values = set(table.metadata[column].take(pa.array(rows)).to_pylist())
             head.patch_[column] = values.pop() if len(values) == 1 else None
+    for column in COUNTS:
+        if column in table.metadata.column_names:
+            counts = [n for n in table.metadata[column].take(pa.array(rows)).to_pylist() if n is not None]
+            head.patch_[column] = [min(counts), max(counts)] if counts else None
     return head
 
 

@@ -25,15 +25,31 @@ def add_verbs(verb) -> None:
     fit.add_argument("out", type=Path, metavar="OUT", help="head folder to write")
     fit.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
 
-    draw = verb("map", _map, "Classify a scene into a GeoTIFF on its own grid: class and probabilities.")
+    draw = verb(
+        "map", _map, "Map a scene of any size into a Cloud-Optimised GeoTIFF: classes, or embeddings.",
+        epilog="A run that was cut off goes on where it stopped when the same command is given again; its finished "
+        "tiles lie in OUT.tif.parts.",
+    )  # fmt: skip
     draw.add_argument("scene", metavar="SCENE", type=Path, help="metadata.csv of its rasters, or its folder")
     draw.add_argument("out", metavar="OUT.tif", type=Path, help="map to write")
-    draw.add_argument("--head", type=Path, required=True, metavar="HEAD", help="folder that `croplem fit` wrote")
+    what = draw.add_mutually_exclusive_group(required=True)
+    what.add_argument("--head", type=Path, metavar="HEAD", help="classify with what `croplem fit` wrote")
+    what.add_argument("--embeddings", action="store_true", help="write embeddings instead, a pixel for each token")
     draw.add_argument("--id", help="which place, where metadata.csv lists several")
-    draw.add_argument("--stride", type=_count, metavar="PIXELS", help="side of a cell, for heads on patches")
-    draw.add_argument("--model", help="checkpoint of the head's embeddings (default: the one that the head names)")
+    draw.add_argument("--model", help="checkpoint (default: the one that the head names, or the packaged one)")
     draw.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
     draw.add_argument("--quiet", action="store_true", help="no progress bar")
+    text = "pixels between windows, for heads on patches (default: a quarter of the patch)"
+    draw.add_argument("--stride", type=_count, metavar="PIXELS", help=text)
+    dense = draw.add_argument_group("with --embeddings")
+    text = "principal components to keep, which go to OUT.basis.safetensors (default: all numbers)"
+    dense.add_argument("--bands", type=_count, metavar="K", help=text)
+    dense.add_argument("--basis", type=Path, metavar="FILE", help="components and scales of another map")
+    dense.add_argument("--patch-size", type=_count, metavar="P", help="pixels a token (default 8)")
+    dense.add_argument("--window", type=_count, metavar="PIXELS", help="side of a window (default: 4 tokens)")
+    dense.add_argument("--sensors", choices=("s1", "s2"), help="use only this one")
+    text = "int8 with a scale for each band (default), or float32"
+    dense.add_argument("--precision", choices=("int8", "float32"), help=text)
 
     judge = verb("evaluate", _evaluate, "Measure embeddings on labels: unseen regions, few labels, calibration.")
     _table_arguments(judge)
@@ -111,18 +127,38 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _map(args: argparse.Namespace) -> None:
+    import rasterio
+
     from .cli import load_embedder
     from .data import open_scene
+    from .errors import DataError
     from .heads import LogisticHead
-    from .mapping import map_scene
+    from .mapping import basis_path, map_embeddings, map_scene
     from .resolver import DEFAULT_CHECKPOINT
 
-    head = LogisticHead.load(args.head)
+    dense = {key: getattr(args, key) for key in ("bands", "basis", "patch_size", "window", "sensors", "precision")}
+    dense = {key: value for key, value in dense.items() if value is not None}
+    strange = {"stride": args.stride} if args.embeddings else dense
+    strange = [f"--{key.replace('_', '-')}" for key, value in strange.items() if value is not None]
+    if strange:
+        raise DataError(f"{', '.join(strange)} cannot go with {'--embeddings' if args.embeddings else '--head'}")
+    head = None if args.embeddings else LogisticHead.load(args.head)
     scene = open_scene(args.scene, args.id)
-    name = args.model or head.info_.get("model")
+    name = args.model or (head.info_.get("model") if head else None)
     embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, args.device)
-    map_scene(scene, embedder, head, args.out, stride=args.stride, progress=not args.quiet)
-    print(f"map of {scene.height} x {scene.width} pixels, classes {', '.join(map(str, head.classes_))}, in {args.out}")
+    if head:
+        map_scene(scene, embedder, head, args.out, stride=args.stride, progress=not args.quiet)
+        print(
+            f"map of {scene.height} x {scene.width} pixels, classes {', '.join(map(str, head.classes_))}, in {args.out}"
+        )
+        return
+    if "sensors" in dense:
+        dense["sensors"] = [dense["sensors"]]
+    map_embeddings(scene, embedder, args.out, **dense, progress=not args.quiet)
+    with rasterio.open(args.out) as raster:
+        print(f"embeddings of {raster.height} x {raster.width} tokens, {raster.count} bands, in {args.out}")
+    if args.bands:
+        print(f"mean and components in {basis_path(args.out)}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

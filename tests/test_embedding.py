@@ -406,10 +406,12 @@ def test_every_metadata_column_is_kept(embedder, tmp_path):
     table = embedder.embed_source(Source([one, other]), tmp_path / "e.parquet", progress=False)
     first, second = table.metadata.to_pylist()
     derived = {"gsd": 10.0, "sensors": "s1+s2", "height": 8, "width": 4}
-    derived |= {"s1_kind": None, "s2_level": "L1C"}
+    derived |= {"s1_kind": None, "s2_level": "L1C", "s1_date_count": 1, "s2_date_count": 1}
     metadata["transform"] = list(map(float, metadata["transform"]))
     assert first == metadata | extra | derived
-    assert second == dict.fromkeys(first) | {"lon": 6.5, "gsd": 10.0, "sensors": "s1", "height": 1, "width": 1}
+    assert second == dict.fromkeys(first) | {"lon": 6.5, "gsd": 10.0, "sensors": "s1", "height": 1, "width": 1} | {
+        "s1_date_count": 1, "s2_date_count": 0,
+    }  # fmt: skip
 
 
 def test_the_column_of_sensors_says_what_was_embedded(embedder, tmp_path):

@@ -172,13 +172,16 @@ def test_remembers_its_embeddings(tmp_path):
     y = np.array(["a", "b"], object)[codes]
     y[50:] = None
     sizes = [16] * 50 + [32] * 10
-    table = make_table(X, height=sizes, width=[16, 8] * 30, gsd=[10.0] * 60, block=["x", "y", "z"] * 20)
+    table = make_table(X, height=sizes, width=[16, 8] * 30, gsd=[10.0] * 60, block=["x", "y", "z"] * 20,
+                       s1_date_count=[None, 4] * 30, s2_date_count=[3] * 49 + [9] * 11)  # fmt: skip
     fit_head(table, y, C=2.0).save(tmp_path / "head")
     head = LogisticHead.load(tmp_path / "head")
     assert head.C == 2.0 and head.n_labels_.sum() == 50
     assert head.info_ == INFO and head.content_hash_ == table.content_hash
     # Only what was learned from counts, and only where it agrees.
-    assert head.patch_ == {"height": 16, "width": None, "gsd": 10.0}
+    assert head.patch_ == {
+        "height": 16, "width": None, "gsd": 10.0, "s1_date_count": [4, 4], "s2_date_count": [3, 9],
+    }  # fmt: skip
     about = json.loads((tmp_path / "head" / "head.json").read_text())
     assert about["settings"] == table.settings and about["unit"] == "patch"
     head.check_settings(table.info | {"model": "renamed", "created": "today"})

@@ -174,7 +174,11 @@ def test_filters_and_columns_that_do_not_exist(pool, tmp_path, capsys, verb):
     assert stop.value.code == 2 and "--labels" in capsys.readouterr().err
 
 
-def test_sample_embed_fit_map(tmp_path, capsys):
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_sample_embed_fit_map(tmp_path, capsys, monkeypatch):
     sample, table = tmp_path / "sample", tmp_path / "patches.parquet"
     assert main(["data", "sample", str(sample), "--scenes", "2", "--patches", "16", "--size", "64"]) == 0
     assert main(["embed", str(sample), str(table), "--quiet"]) == 0
@@ -186,6 +190,22 @@ def test_sample_embed_fit_map(tmp_path, capsys):
     found, grid = read_geotiff(tmp_path / "map.tif")
     assert found.shape == (3, 128, 128) and set(np.unique(found[0])) <= {0, 1}
     assert grid.transform == read_geotiff(scene / "s1.tif")[1].transform
+    dense = ["map", str(scene), str(tmp_path / "dense.tif"), "--embeddings", "--quiet"]
+    assert main([*dense, "--bands", "3", "--patch-size", "16", "--sensors", "s2"]) == 0
+    said = capsys.readouterr().out
+    assert "embeddings of 8 x 8 tokens, 3 bands" in said and "dense.basis.safetensors" in said
+    assert read_geotiff(tmp_path / "dense.tif")[1].gsd == 160
+    for extra, text in ((("--stride", "4"), "--stride cannot go with --emb"), (("--patch-size", "17"), "1 to 16")):
+        assert main([*dense, *extra]) == 1 and text in capsys.readouterr().err
+    assert main([*arguments, "--bands", "3"]) == 1 and "--bands cannot go with --head" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(dense[:3])
+    assert stop.value.code == 2 and "--head --embeddings is required" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("croplem_hf.mapping.classes.predict_window", interrupt)
+        assert main([*arguments[:2], str(tmp_path / "late.tif"), *arguments[3:]]) == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+    assert not (tmp_path / "late.tif").exists()
     before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
     assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1
