@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError
-from .table import check_unique, read_info
+from .table import COLUMNS, check_unique, read_info
 
 PRESETS = ("default", "compact")
 """default: half floats behind one bit a dimension, 0.57 of the bytes of float32; compact: one byte a number, 0.29."""
@@ -89,7 +89,7 @@ def read_metadata(path: str | os.PathLike, file: pq.ParquetFile) -> tuple[pa.Tab
     Raises:
         DataError: an id stands in two rows.
     """
-    columns = [name for name in file.schema_arrow.names if name not in ("id", "embedding")]
+    columns = [name for name in file.schema_arrow.names if name not in COLUMNS]
     table = file.read(["id", *columns]).replace_schema_metadata(None).combine_chunks()
     ids = table["id"].cast(pa.string())
     check_unique(path, ids.to_pylist())

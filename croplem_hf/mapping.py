@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import torch
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
@@ -23,7 +22,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from . import __version__
 from .data.folder import Scene
 from .data.sample import make_sample
-from .embedding import TOKENS_PER_BATCH, Embedder, default_patch_size
+from .embedding import Embedder
+from .embedding_options import TOKENS_PER_BATCH, pooling_name
 from .errors import DataError
 from .heads import TENSORS, LogisticHead
 
@@ -49,10 +49,15 @@ class MapSettings:
     sensors: tuple[str, ...] | None
     patch_size: int | None
     centre: bool
+    pooling: str = "default"
+    truncate_dim: int | None = None
 
     @property
     def encode(self) -> dict:
-        return {"sensors": self.sensors, "patch_size": self.patch_size, "centre": self.centre}
+        return {
+            "sensors": self.sensors, "patch_size": self.patch_size, "centre": self.centre, "pooling": self.pooling,
+            "truncate_dim": self.truncate_dim,
+        }  # fmt: skip
 
 
 def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSettings:
@@ -73,6 +78,8 @@ def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSet
         None if sensors is None else tuple(sensors),
         None if patch_size == "auto" else patch_size,
         bool(info.get("centred")),
+        pooling_name(info.get("pooling")),
+        info.get("truncate_dim"),
     )
     head.check_settings(embedder.info(unit, **settings.encode))
     if unit not in ("series", "patch"):
@@ -273,7 +280,7 @@ def _embed_pixels(
     order = np.argsort(counts, kind="stable")
     order = order[counts[order] > 0]
     size = max(1, tokens_per_batch // sum(part["valid"].shape[1] for part in pixels.values()))
-    vectors = np.empty((len(order), embedder.dim), np.float32)
+    vectors = []
     for start in range(0, len(order), size):
         batch, n = order[start : start + size], len(order[start : start + size])
         inputs = {"gsd": np.full(n, gsd, np.float32)}
@@ -284,12 +291,8 @@ def _embed_pixels(
         if "s2" in pixels:
             inputs["s2_bands"] = np.repeat(pixels["s2"]["bands"][None], n, axis=0)
             inputs["s2_level"] = np.full(n, pixels["s2"]["level"])
-        tensors = {name: torch.from_numpy(array).to(embedder.device) for name, array in inputs.items()}
-        with torch.inference_mode():
-            pooled = embedder.model(**tensors, patch_size=settings.patch_size or default_patch_size(1, 1)).pooler_output
-            pooled = pooled.float() - embedder.model.embedding_centre.float() if settings.centre else pooled.float()
-        vectors[start : start + n] = pooled.cpu().numpy()
-    return order, vectors
+        vectors.append(embedder.encode(inputs, **settings.encode))
+    return order, np.concatenate(vectors)
 
 
 def _cell_blocks(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import assume, given, strategies as st
 
-from croplem_hf import Embedder, embedding, make_sample, open_source, packaged_path, read_table
+from croplem_hf import Embedder, embedding_inputs, make_sample, open_source, packaged_path, read_table
 from croplem_hf.cli import main
 from croplem_hf.data import generate_sen12ms
 from croplem_hf.embedding import default_patch_size, weights_hash
@@ -80,16 +80,16 @@ def test_an_embedding_depends_on_its_own_sample_alone(embedder, batch, patch_siz
 def test_the_size_of_batches_and_chunks_changes_nothing(embedder, monkeypatch, tokens, chunk, values):
     batch = [sample(t1=k % 3, t2=2 - k % 2, size=(8 + k % 2, 8), seed=k) for k in range(20)]
     expected = embedder.encode(batch)
-    monkeypatch.setattr(embedding, "TOKENS_PER_BATCH", tokens)
-    monkeypatch.setattr(embedding, "CHUNK", chunk)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
-    np.testing.assert_allclose(embedder.encode(batch), expected, **CLOSE)
+
+    monkeypatch.setattr(embedding_inputs, "CHUNK", chunk)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
+    np.testing.assert_allclose(embedder.encode(batch, tokens_per_batch=tokens), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(("chunk", "values", "most"), [(4, 2**26, 4), (512, 2000, 3)])
 def test_no_more_is_held_in_memory_than_a_chunk(embedder, tmp_path, monkeypatch, chunk, values, most):
-    monkeypatch.setattr(embedding, "CHUNK", chunk)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", chunk)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
     source = Source([sample(size=(8, 8))] * 10)  # of 960 values each
     processor, waiting = embedder.processor, []
 
@@ -333,7 +333,7 @@ def items(n, bad=()):
 
 
 def test_a_source_becomes_a_table_in_its_order(embedder, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "CHUNK", 4)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 4)
     source = Source(items(11, bad=(0, 5, 6, 7, 4, 10)))
     table = embedder.embed_source(source, tmp_path / "e.parquet", progress=False)
     good = [1, 2, 3, 8, 9]
@@ -353,8 +353,8 @@ def test_a_source_becomes_a_table_in_its_order(embedder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("values", [2**26, 500])
 def test_a_resumed_run_gives_the_same_bits(embedder, tmp_path, monkeypatch, values):
-    monkeypatch.setattr(embedding, "CHUNK", 3)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 3)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
     whole = embedder.embed_source(Source(items(14, bad=(4,))), tmp_path / "whole.parquet", progress=False)
     out = tmp_path / "e.parquet"
     source = Source(items(14, bad=(4,)), stop=8)
@@ -370,7 +370,7 @@ def test_a_resumed_run_gives_the_same_bits(embedder, tmp_path, monkeypatch, valu
 
 @pytest.mark.parametrize("change", [{"sensors": ["s2"]}, {"patch_size": 2}, {"centre": False}])
 def test_an_interrupted_run_is_not_continued_with_other_settings(embedder, tmp_path, monkeypatch, change):
-    monkeypatch.setattr(embedding, "CHUNK", 2)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 2)
     source = Source(items(6), stop=4)
     with pytest.raises(KeyboardInterrupt):
         embedder.embed_source(source, tmp_path / "e.parquet", progress=False)

@@ -10,11 +10,12 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from croplem_hf.errors import CheckpointError, CropLEMError, DataError
-from croplem_hf.table import KEY, SETTINGS, EmbeddingsTable, TableWriter, content_hash, read_table
+from croplem_hf.table import KEY, SETTINGS, EmbeddingsTable, content_hash, read_table
+from croplem_hf.table_writer import TableWriter
 
 INFO = {
     "model": "m", "weights_hash": "ab", "processor": {"s1_mean": [1.5]}, "sensors": ["s1"], "patch_size": 8,
-    "pooling": "mean", "centred": True, "unit": "patch", "library_version": "0", "dim": 3,
+    "pooling": "mean", "centred": True, "truncate_dim": None, "unit": "patch", "library_version": "0", "dim": 3,
 }  # fmt: skip
 
 
