@@ -1,34 +1,8 @@
-"""Embeddings in fewer bytes: fewer numbers, and one byte a number."""
-
-import hashlib
-from functools import lru_cache
+"""Embeddings in a quarter of the bytes: one byte a number."""
 
 import numpy as np
-from scipy.fft import dct
 
 PRECISIONS = ("float32", "int8")
-
-
-@lru_cache(maxsize=8)
-def projection(dim: int, kept: int) -> np.ndarray:
-    """Rows of a rotation that spreads what a vector holds over all its numbers, so that any of them tell as much.
-
-    An orthonormal discrete cosine transform after a fixed change of signs (a subsampled randomised trigonometric
-    transform: Ailon and Chazelle 2009, doi 10.1137/060673096). Nothing is fitted, so it is the same for all data and
-    machines; of two lengths the shorter vector is the beginning of the longer one.
-
-    Args:
-        dim: length of a vector.
-        kept: numbers to keep.
-
-    Returns:
-        float32 (dim, kept): `vectors @ projection(dim, kept)` has kept / dim of the inner products, on average.
-    """
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(b"croplem").digest(-(-dim // 8)), np.uint8))[:dim]
-    rotation = dct(np.diag(1.0 - 2.0 * bits), axis=0, norm="ortho")  # (dim, dim), its rows are orthonormal
-    matrix = np.ascontiguousarray(rotation[:kept].T, np.float32)
-    matrix.flags.writeable = False
-    return matrix
 
 
 def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,4 +28,4 @@ def dequantise(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return codes.astype(np.float32) * np.asarray(scales, np.float32)[:, None]
 
 
-__all__ = ["PRECISIONS", "dequantise", "projection", "quantise"]
+__all__ = ["PRECISIONS", "dequantise", "quantise"]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from . import __version__
-from .compact import projection, quantise
+from .compact import quantise
 from .data.sample import Sample
 from .embedding_inputs import as_samples, check_usable, chunks, is_inputs, is_sample
 from .embedding_options import TOKENS_PER_BATCH, EncodeOptions
@@ -135,8 +135,8 @@ class Embedder:
                 of very different places are nearly parallel, so that cosines tell little.
             pooling: "mean" or "mean_std" of the tokens; "default" is that of the checkpoint; "dense" gives each
                 patch of an image its own features, the mean over its dates and sensors.
-            truncate_dim: so many numbers instead of all: the first ones after a fixed rotation, which lose less than
-                the first numbers themselves (`croplem_hf.compact.projection`).
+            truncate_dim: only so many numbers, the first: those of the means come before those of the spread. What
+                that loses stands in benchmarks/RESULTS.md; random rotations before the cut lose as much.
             precision: "int8" gives one byte a number (`croplem_hf.compact.quantise`).
             dtype: "bfloat16" computes the blocks of the encoder in it, where that is faster.
             tokens_per_batch: how much is embedded at once.
@@ -204,6 +204,9 @@ class Embedder:
             shapes = {k: tuple(v.shape) for k, v in inputs.items()}
             wanted = " or ".join(f"{s}_values" for s in options.sensors or SENSORS)
             raise DataError(f"inputs must hold {wanted} of shape (N, T, bands, H, W), found {shapes}")
+        unknown = sorted(set(inputs) - set(self.processor.model_input_names))
+        if unknown:
+            raise DataError(f"inputs hold {unknown[0]!r}, which the model does not know")
         total, size = len(values[0]), tuple(values[0].shape[3:])
         lengths = {key: len(value) for key, value in inputs.items() if value.ndim == 0 or len(value) != total}
         if lengths:
@@ -245,10 +248,7 @@ class Embedder:
         pooled = pooled[:, : options.full_dim(config)].float()
         if options.centre:
             pooled = pooled - centre[: pooled.shape[1]]
-        kept = options.truncated(config)
-        if kept is not None:
-            pooled = pooled @ torch.tensor(projection(pooled.shape[1], kept), device=self.device)
-        return list(pooled.cpu().numpy())
+        return list(pooled[:, : options.dim(config)].cpu().numpy())
 
     def info(self, unit: str, **options) -> dict:
         """What an embeddings table must say of how its vectors were made.
