@@ -156,7 +156,7 @@ def _signs_of_life(file: Path) -> Iterator[None]:
 
 
 def _wait_for_others(writer: TableWriter, blocks: list[tuple[int, int]], ranks: int, wait: float, bar: tqdm) -> None:
-    """Return when all parts are there.
+    """Return when all parts are there, and all processes have come, who else would wait for a folder that is gone.
 
     Raises:
         CheckpointError: a process whose parts are missing gave no sign of life for `wait` seconds.
@@ -165,7 +165,7 @@ def _wait_for_others(writer: TableWriter, blocks: list[tuple[int, int]], ranks: 
     seen: dict[int, tuple[float | None, float]] = {}
     while True:
         writer.refresh()
-        missing = {}
+        missing = {rank: 0 for rank in range(1, ranks) if not rank_file(writer.parts, rank).exists()}
         for number, (start, end) in enumerate(blocks):
             row = start
             while row is not None and row < end:
@@ -184,8 +184,11 @@ def _wait_for_others(writer: TableWriter, blocks: list[tuple[int, int]], ranks: 
             if rank not in seen or seen[rank][0] != touched:
                 seen[rank] = touched, time.monotonic()
         dead = sorted(rank for rank in missing if time.monotonic() - seen[rank][1] > wait)
-        if dead:
-            lost = sum(missing[rank] for rank in dead)
+        lost = sum(missing[rank] for rank in dead)
+        if len(dead) == len(missing) and not lost:
+            return
+        if lost:
+            dead = [rank for rank in dead if missing[rank]]
             raise CheckpointError(
                 f"{writer.path}: nothing was heard of rank {', '.join(map(str, dead))} for {wait:g} s, and some of "
                 f"{lost} items are missing; what is embedded so far is kept, run the same command again, with any "

@@ -84,6 +84,8 @@ class TableWriter:
             self._release = weakref.finalize(self, os.close, _claim(rank_file(self.parts, rank), self.path))
         try:
             self.refresh()
+            if rank == 0:
+                _forget_dead(self.parts)
             if file.is_file():
                 self._compare(file, manifest)
             else:
@@ -276,11 +278,29 @@ def rank_file(parts: Path, rank: int) -> Path:
     return parts / f"rank-{rank:05d}"
 
 
+def _forget_dead(parts: Path) -> None:
+    """Remove what processes that are gone have left to tell that they work here."""
+    for path in parts.glob("rank-*"):
+        if path == rank_file(parts, 0):
+            continue
+        with contextlib.suppress(OSError):  # somebody's, or a file system without locks
+            handle = os.open(path, os.O_RDWR)
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
 def _claim(path: Path, out: Path) -> int:
     """An open file that no other process can have; the claim goes with the process, however it ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(handle), os.stat(path)):
+            # Taken for the file of a dead process and removed, between the two lines above.
+            os.close(handle)
+            return _claim(path, out)
     except (BlockingIOError, PermissionError) as error:
         os.close(handle)
         raise CheckpointError(f"{out}: another run writes it; wait for it, stop it, or give another name") from error

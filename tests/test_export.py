@@ -115,6 +115,24 @@ def test_other_ranks_wait_for_rank_0(embedder, tmp_path):
             export_source(embedder, Source(2), out, rank=rank, ranks=ranks)
 
 
+def test_ranks_without_work_are_waited_for_and_not_let_down(embedder, tmp_path, monkeypatch):
+    """Who comes when the folder is gone would wait for rank 0 in vain."""
+    monkeypatch.setattr("croplem_hf.export._POLL", 0.02)
+    out = tmp_path / "e.parquet"
+
+    def come(self, *args, **kwargs):
+        if kwargs["rank"]:
+            time.sleep(0.7)
+        return begin(self, *args, **kwargs)
+
+    begin = TableWriter.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(TableWriter, "__init__", come)
+        assert run_ranks(embedder, Source(2), out, 3, wait=20) == [(2, 0), None, None]
+    # One that never comes is not needed where nothing of its is missing.
+    assert export_source(embedder, Source(2), out, progress=False, rank=0, ranks=2, wait=0.3) == (2, 0)
+
+
 def test_a_slow_rank_is_waited_for_as_long_as_it_lives(embedder, tmp_path, monkeypatch):
     monkeypatch.setattr("croplem_hf.export._SIGN_OF_LIFE", 0.05)
     monkeypatch.setattr("croplem_hf.export._POLL", 0.05)
