@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   croplem map my_scene/ --head cropland.head map.tif
   croplem evaluate patches.parquet --labels labels.csv --out report
 """
+_RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 RESUMABLE = ("embed", "map", "demo", "data build", "data download")
 
 
@@ -83,11 +84,19 @@ def _parser() -> argparse.ArgumentParser:
         "embed", _embed, "Embed every patch or series of SRC into the Parquet table OUT.",
         epilog="A run that was cut off goes on where it stopped when the same command is given again. An embeddings "
         "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
-        "OUT.skipped.csv.",
+        "OUT.skipped.csv. `accelerate launch scripts/embed.py SRC OUT`, or torchrun, lets several processes share the "
+        "work.",
     )  # fmt: skip
     embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a metadata.csv")
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
     _model_arguments(embed)
+    embed.add_argument("--pooling", choices=("mean", "mean_std"), help="of tokens (default: that of the checkpoint)")
+    embed.add_argument("--truncate-dim", type=_positive, metavar="N", help="keep N numbers of each embedding")
+    text = "int8 stores a quarter of the bytes (default float32)"
+    embed.add_argument("--precision", choices=("float32", "int8"), default="float32", help=text)
+    embed.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    text = "several processes: give one up after so long without a sign of life (default 300)"
+    embed.add_argument("--wait", type=_positive, default=300, metavar="SECONDS", help=text)
     embed.add_argument("--s2-level", choices=("L1C", "L2A"), help="level of optics, where SRC does not say it")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -141,6 +150,12 @@ def _patch_size(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def load_embedder(model: str | None, device: str | None):
     """`Embedder` of a checkpoint's name or folder; of the packaged checkpoint, with no look at the network, if None."""
     from .embedding import Embedder
@@ -164,18 +179,35 @@ def _quiet_transformers() -> None:
 
 def _embed(args: argparse.Namespace) -> None:
     from .data import open_source
+    from .export import export_source
 
+    # As `accelerate launch` and torchrun set them.
+    rank, ranks, local = (int(os.environ.get(key, value)) for key, value in _RANKS.items())
+    if rank:
+        logging.getLogger("croplem_hf").setLevel(logging.ERROR)
     source = open_source(args.src, sensors=args.sensors, s2_level=args.s2_level)
-    table = load_embedder(args.model, args.device).embed_source(
-        source, args.out, sensors=args.sensors, patch_size=args.patch_size, centre=not args.no_centre,
-        progress=not args.quiet,
+    device = args.device or (_own_device(local) if ranks > 1 else None)
+    done = export_source(
+        load_embedder(args.model, device), source, args.out, sensors=args.sensors, patch_size=args.patch_size,
+        centre=not args.no_centre, pooling=args.pooling or "default", truncate_dim=args.truncate_dim,
+        precision=args.precision, dtype=args.dtype, progress=not args.quiet, rank=rank, ranks=ranks, wait=args.wait,
     )  # fmt: skip
-    print(f"{len(table)} embeddings of {table.vectors.shape[1]} numbers in {args.out}{_skipped(table, args.out)}")
+    if done is not None:
+        from .table import open_table, read_info
+
+        dim = read_info(args.out, open_table(args.out))["dim"]
+        by = f" by {ranks} processes" if ranks > 1 else ""
+        skipped = f"; {done[1]} items skipped, listed in {args.out}.skipped.csv" if done[1] else ""
+        print(f"{done[0]} embeddings of {dim} numbers in {args.out}{by}{skipped}")
 
 
-def _skipped(table, out: Path) -> str:
-    count = table.info.get("skipped", 0)
-    return f"; {count} items skipped, listed in {out}.skipped.csv" if count else ""
+def _own_device(local: int) -> str | None:
+    """The accelerator of the process that is number `local` on its machine; None where there is none."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return None
+    return f"{torch.accelerator.current_accelerator().type}:{local % torch.accelerator.device_count()}"
 
 
 def _index(args: argparse.Namespace) -> None:

@@ -1,12 +1,10 @@
 """Samples -> embeddings: one `encode` for arrays, and one `embed_source` that streams to the embeddings table."""
 
-import csv
 import hashlib
 import logging
-import numbers
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +14,19 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from . import __version__
-from .data.sample import METADATA, SENSOR_KEYS, Sample
-from .errors import CheckpointError, CropLEMError, DataError
+from .compact import quantise
+from .data.sample import Sample
+from .embedding_inputs import as_samples, check_usable, chunks, is_inputs, is_sample
+from .embedding_options import TOKENS_PER_BATCH, EncodeOptions
+from .errors import CheckpointError, DataError
+from .export import export_source
 from .model import CropLEMConfig, CropLEMImageProcessor, CropLEMModel
+from .model.tokens_croplem import pool_sensors
 from .resolver import DEFAULT_CHECKPOINT, hook
 from .sensors import SENSORS
-from .table import EmbeddingsTable, TableWriter, read_table
+from .table import EmbeddingsTable, read_table
 
 logger = logging.getLogger(__name__)
-
-# Larger batches gain nothing on a CPU and a few per cent on a GPU.
-TOKENS_PER_BATCH = 8192
-# Samples in memory at once: so many, or those that hold so many values (all bands and dates; 256 MB as float32).
-# Batches never cross such a chunk, and each is a part of an unfinished table: a resumed run repeats the same batches.
-CHUNK = 512
-CHUNK_VALUES = 2**26
-POOLING = {
-    "mean": "mean of tokens within sensors, then over sensors",
-    "mean_std": "mean and standard deviation of tokens within sensors, then mean over sensors",
-}
-# What a reader was told or found out about its data.
-SOURCE_OPTIONS = ("kind", "s1_units", "s2_units", "s2_offset", "s2_level")
 
 
 def default_patch_size(height: int, width: int) -> int:
@@ -111,152 +101,204 @@ class Embedder:
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """Length of an embedding, all of it."""
         return self.model.config.embedding_size
 
     def encode(
         self,
-        samples: Sample | Iterable[Sample],
+        samples: Sample | Iterable[Sample] | Mapping,
         *,
         sensors: Sequence[str] | None = None,
         patch_size: int | None = None,
         centre: bool = True,
+        pooling: str = "default",
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        dtype: str = "float32",
+        tokens_per_batch: int = TOKENS_PER_BATCH,
         progress: bool = False,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[np.ndarray] | tuple[np.ndarray, np.ndarray]:
         """Embed samples. Each embedding depends on its own sample alone, whatever else is in the batch.
 
         Args:
-            samples: one sample or any iterable of samples; see `croplem_hf.data.sample`.
+            samples: one of
+                - a sample (`croplem_hf.data.sample`), or any iterable of samples;
+                - a source, as `croplem_hf.open_source` gives it;
+                - a `datasets.Dataset` or `IterableDataset` of our shards, or its rows;
+                - arrays of N samples in the units of samples, `{"s2": (N, T2, 13, H, W), "s2_dates": ..., "s2_level":
+                  "L2A"}` and likewise `s1`: every key of a sample with a first axis of N; dates may be one list for
+                  all, and level and gsd one value;
+                - inputs of the model, as `CropLEMImageProcessor` makes them (`s1_values`, ...).
             sensors: use only these, of "s1" and "s2"; None for whatever a sample holds.
             patch_size: pixels a patch; None chooses by the size of the sample (`default_patch_size`).
             centre: subtract the mean embedding of the pretraining data, stored with the checkpoint. Raw embeddings
                 of very different places are nearly parallel, so that cosines tell little.
+            pooling: "mean" or "mean_std" of the tokens; "default" is that of the checkpoint; "dense" gives each
+                patch of an image its own features, the mean over its dates and sensors.
+            truncate_dim: only so many numbers, the first: those of the means come before those of the spread. What
+                that loses stands in benchmarks/RESULTS.md; random rotations before the cut lose as much.
+            precision: "int8" gives one byte a number (`croplem_hf.compact.quantise`).
+            dtype: "bfloat16" computes the blocks of the encoder in it, where that is faster.
+            tokens_per_batch: how much is embedded at once.
             progress: show a bar on stderr.
 
         Returns:
-            float32 (N, D); (D,) for a single sample.
+            float32 (N, D); (D,) for a single sample. With precision "int8" codes, int8 (N, D), and scales, float32
+            (N,). With pooling "dense" float32 (rows, columns, hidden size) of each sample, in a list for several; NaN
+            where nothing is valid on any date.
 
         Raises:
-            DataError: naming the sample that cannot be embedded.
+            DataError: naming the sample that cannot be embedded, or the option that cannot be.
         """
-        if isinstance(samples, Mapping):
-            return self.encode([samples], sensors=sensors, patch_size=patch_size, centre=centre)[0]
-        self._check_options(sensors, patch_size)
-        out = [np.zeros((0, self.dim), np.float32)]
-        total = len(samples) if isinstance(samples, Sized) else None
-        with tqdm(total=total, unit="samples", disable=not progress) as bar:
-            for chunk in _chunks(_usable(sample, n, sensors) for n, sample in enumerate(samples)):
-                out.append(self._encode_chunk(chunk, sensors, patch_size, centre))
-                bar.update(len(chunk))
-        return np.concatenate(out)
+        options = EncodeOptions(
+            sensors=sensors, patch_size=patch_size, centre=centre, pooling=pooling, truncate_dim=truncate_dim,
+            precision=precision, dtype=dtype, tokens_per_batch=tokens_per_batch,
+        )  # fmt: skip
+        options.check(self.model.config)
+        single = is_sample(samples)
+        if is_inputs(samples):
+            found = self._encode_inputs(samples, options)
+        else:
+            given, total = as_samples([samples] if single else samples)
+            found = []
+            with tqdm(total=total, unit="samples", disable=not progress) as bar:
+                for chunk in chunks(check_usable(sample, n, sensors) for n, sample in enumerate(given)):
+                    found += self._encode_chunk(chunk, options)
+                    bar.update(len(chunk))
+        if pooling == "dense":
+            return found[0] if single else found
+        vectors = np.stack(found) if found else np.zeros((0, options.dim(self.model.config)), np.float32)
+        parts = quantise(vectors) if precision == "int8" else (vectors,)
+        parts = tuple(part[0] for part in parts) if single else parts
+        return parts if precision == "int8" else parts[0]
 
-    def _check_options(self, sensors: Sequence[str] | None, patch_size: int | None) -> None:
-        if sensors is not None and (isinstance(sensors, str) or not sensors or set(sensors) - set(SENSORS)):
-            raise DataError(f"sensors must be a list of some of {SENSORS}, or None for both; found {sensors!r}")
-        largest = 2 * self.model.config.patch_size
-        if patch_size is not None and not (isinstance(patch_size, numbers.Integral) and 1 <= patch_size <= largest):
-            raise DataError(f"patch_size must be a whole number from 1 to {largest}, or None; found {patch_size!r}")
-
-    def _encode_chunk(
-        self, samples: list[Sample], sensors: Sequence[str] | None, patch_size: int | None, centre: bool
-    ) -> np.ndarray:
-        """Samples in memory -> (N, D), by buckets of one shape, which need no padding."""
+    def _encode_chunk(self, samples: list[Sample], options: EncodeOptions) -> list[np.ndarray]:
+        """Samples in memory -> embeddings (D,) or dense features, by buckets of one shape, which need no padding."""
         buckets = defaultdict(list)
         for row, sample in enumerate(samples):
-            arrays = [sample.get(s) if s in (sensors or SENSORS) else None for s in SENSORS]
-            height, width = next(x for x in arrays if x is not None).shape[2:]
-            p = int(patch_size or min(default_patch_size(height, width), 2 * self.model.config.patch_size))
-            dates = tuple(0 if x is None else len(x) for x in arrays)
-            buckets[dates, height, width, p].append(row)
-        out = np.empty((len(samples), self.dim), np.float32)
-        for (dates, height, width, p), rows in buckets.items():
-            tokens = sum(dates) * -(-height // p) * -(-width // p)
-            size = max(1, TOKENS_PER_BATCH // tokens)
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
+            shapes = [np.shape(sample[s]) for s in options.sensors or SENSORS if sample.get(s) is not None]
+            dates = tuple(
+                0 if sample.get(s) is None or s not in (options.sensors or SENSORS) else len(sample[s]) for s in SENSORS
+            )
+            buckets[dates, shapes[0][2:]].append(row)
+        out = [np.empty(0)] * len(samples)
+        for (dates, size), rows in buckets.items():
+            p = self._patch_size(size, options)
+            count = self._batch_size(sum(dates), size, p, options)
+            for start in range(0, len(rows), count):
+                part = rows[start : start + count]
                 try:
-                    inputs = self.processor([samples[row] for row in part], sensors=sensors)
+                    inputs = self.processor([samples[row] for row in part], sensors=options.sensors)
                 except ValueError as error:
                     raise DataError(str(error)) from error
-                with torch.inference_mode():
-                    pooled = self.model(**inputs.to(self.device), patch_size=p).pooler_output.float()
-                    if centre:
-                        pooled = pooled - self.model.embedding_centre.float()
-                out[part] = pooled.cpu().numpy()
+                for row, vector in zip(part, self._forward(inputs, size, p, options), strict=True):
+                    out[row] = vector
         return out
 
-    def info(
-        self, unit: str, *, sensors: Sequence[str] | None = None, patch_size: int | None = None, centre: bool = True
-    ) -> dict:
-        """What an embeddings table must say of how its vectors were made."""
+    def _encode_inputs(self, inputs: Mapping, options: EncodeOptions) -> list[np.ndarray]:
+        """A batch of the processor, of any length -> embeddings (D,) or dense features."""
+        unwanted = tuple(f"{s}_" for s in SENSORS if s not in (options.sensors or SENSORS))
+        inputs = {k: torch.as_tensor(v) for k, v in inputs.items() if v is not None and not k.startswith(unwanted)}
+        values = [inputs[f"{s}_values"] for s in SENSORS if f"{s}_values" in inputs]
+        if not values or any(x.ndim != 5 for x in values):
+            shapes = {k: tuple(v.shape) for k, v in inputs.items()}
+            wanted = " or ".join(f"{s}_values" for s in options.sensors or SENSORS)
+            raise DataError(f"inputs must hold {wanted} of shape (N, T, bands, H, W), found {shapes}")
+        unknown = sorted(set(inputs) - set(self.processor.model_input_names))
+        if unknown:
+            raise DataError(f"inputs hold {unknown[0]!r}, which the model does not know")
+        total, size = len(values[0]), tuple(values[0].shape[3:])
+        lengths = {key: len(value) for key, value in inputs.items() if value.ndim == 0 or len(value) != total}
+        if lengths:
+            raise DataError(f"inputs must all hold {total} samples, found {lengths}")
+        p = self._patch_size(size, options)
+        count, found = self._batch_size(sum(x.shape[1] for x in values), size, p, options), []
+        for start in range(0, total, count):
+            try:
+                found += self._forward({k: v[start : start + count] for k, v in inputs.items()}, size, p, options)
+            except (ValueError, TypeError) as error:
+                raise DataError(f"inputs {start} to {min(start + count, total) - 1}: {error}") from error
+        return found
+
+    def _patch_size(self, size: tuple[int, int], options: EncodeOptions) -> int:
+        return int(options.patch_size or min(default_patch_size(*size), 2 * self.model.config.patch_size))
+
+    def _batch_size(self, dates: int, size: tuple[int, int], p: int, options: EncodeOptions) -> int:
+        return max(1, options.tokens_per_batch // max(1, dates * -(-size[0] // p) * -(-size[1] // p)))
+
+    @torch.inference_mode()
+    def _forward(self, inputs: Mapping, size: tuple[int, int], p: int, options: EncodeOptions) -> list[np.ndarray]:
+        """Inputs of one batch (B, ...) -> B embeddings (D,), or dense features (rows, columns, hidden size)."""
+        config, bfloat16 = self.model.config, options.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            outputs = self.model(**{key: value.to(self.device) for key, value in inputs.items()}, patch_size=p)
+        centre = self.model.embedding_centre.float()
+        if options.pooling == "dense":
+            dense = CropLEMModel.dense_features(outputs).float()
+            if options.centre:
+                dense = dense - centre[: config.hidden_size]
+            # Patches at the edges that no sample of the batch has are cut off there.
+            missing = [-(-side // p) - found for side, found in zip(size, dense.shape[1:3], strict=True)]
+            dense = torch.nn.functional.pad(dense, (0, 0, 0, missing[1], 0, missing[0]), value=float("nan"))
+            return list(dense.cpu().numpy())
+        pooled = outputs.pooler_output
+        if options.pooled(config) == "mean_std" and config.pooling == "mean":
+            tokens, mask, sensor = outputs.last_hidden_state, outputs.token_mask, outputs.token_index[..., 0]
+            pooled = pool_sensors(tokens, mask, sensor, spread=True)
+        pooled = pooled[:, : options.full_dim(config)].float()
+        if options.centre:
+            pooled = pooled - centre[: pooled.shape[1]]
+        return list(pooled[:, : options.dim(config)].cpu().numpy())
+
+    def info(self, unit: str, **options) -> dict:
+        """What an embeddings table must say of how its vectors were made.
+
+        Args:
+            unit: what an embedding is of, such as "patch", "field" or "series".
+            options: as in `encode`.
+
+        Raises:
+            DataError: an option that cannot be.
+        """
+        options = EncodeOptions(**options)
+        options.check(self.model.config)
+        if options.pooling == "dense":
+            raise DataError("a table holds one vector for each item; pooling 'dense' is for `encode`")
         processor = {k: v for k, v in self.processor.to_dict().items() if k not in ("auto_map", "processor_class")}
         return {
             "model": self.name,
             "weights_hash": weights_hash(self.model),
             "processor": processor,
-            # Both sensors asked for by name are no other setting than both by default.
-            "sensors": None if set(sensors or SENSORS) == set(SENSORS) else sorted(sensors),
-            "patch_size": "auto" if patch_size is None else int(patch_size),
-            "pooling": POOLING[self.model.config.pooling],
-            "centred": centre,
             "unit": unit,
             "library_version": __version__,
-            "dim": self.dim,
-        }
+        } | options.info(self.model.config)
 
     def embed_source(
-        self,
-        source,
-        out: str | os.PathLike,
-        *,
-        sensors: Sequence[str] | None = None,
-        patch_size: int | None = None,
-        centre: bool = True,
-        progress: bool = True,
-    ) -> EmbeddingsTable:
+        self, source, out: str | os.PathLike, *, progress: bool = True, rank: int = 0, ranks: int = 1, **options
+    ) -> EmbeddingsTable | None:
         """Embed every item of a source into an embeddings table, resuming where an earlier call was cut off.
 
-        Items that cannot be read are skipped and listed in `OUT.skipped.csv`; no other item is lost.
+        Items that cannot be read are skipped and listed in `OUT.skipped.csv`; no other item is lost. For tables larger
+        than memory, or for a longer wait for other processes, see `croplem_hf.export.export_source`.
 
         Args:
             source: as `croplem_hf.open_source` gives: `ids`, `kind`, `unit` and items by number.
             out: Parquet file to write, under its name only when it is whole; replaces an embeddings table.
-            sensors, patch_size, centre: as in `encode`.
             progress: show a bar on stderr.
+            rank, ranks: number of this process and of all that share the work, which all make this call.
+            options: as in `encode`.
+
+        Returns:
+            The table; None on other ranks than 0.
 
         Raises:
-            DataError: not a single item could be embedded, or something else than an embeddings table lies at `out`.
-            CheckpointError: an unfinished table of other settings lies at `out`.
+            DataError: not a single item could be embedded, something else than an embeddings table lies at `out`, it
+                cannot be written, or an option that cannot be.
+            CheckpointError: an unfinished table of other settings lies at `out`, another run writes it, or another
+                process gave up.
         """
-        self._check_options(sensors, patch_size)
-        out = Path(out)
-        info = self.info(source.unit, sensors=sensors, patch_size=patch_size, centre=centre)
-        info["source"] = {key: getattr(source, key) for key in SOURCE_OPTIONS if hasattr(source, key)}
-        writer = TableWriter(out, info, source.ids)
-        row = 0
-        with tqdm(total=len(source), unit="samples", disable=not progress, desc=f"embedding {source.kind}") as bar:
-            while row < len(source):
-                stop = writer.finished(row)
-                if stop is None:
-                    samples, skipped, stop = _read_chunk(source, row, sensors)
-                    vectors = self._encode_chunk(samples, sensors, patch_size, centre)
-                    writer.add_part(row, stop, vectors, [_row(sample, sensors) for sample in samples], skipped)
-                bar.update(stop - row)
-                row = stop
-        skipped = writer.skipped()
-        skipped_file = out.with_name(out.name + ".skipped.csv")
-        _write_skipped(skipped_file, skipped)
-        if len(skipped) == len(source):
-            writer.discard()
-            raise DataError(
-                f"none of {len(source)} items could be embedded, see {skipped_file}; the first: {skipped[0][1]}"
-                if skipped
-                else "the source holds no items"
-            )
-        writer.finish()
-        if skipped:
-            logger.warning("%d of %d items skipped, listed in %s", len(skipped), len(source), skipped_file)
-        return read_table(out)
+        done = export_source(self, source, out, progress=progress, rank=rank, ranks=ranks, **options)
+        return None if done is None else read_table(out)
 
 
 def _load(folder: str) -> tuple[CropLEMModel, CropLEMImageProcessor]:
@@ -279,74 +321,6 @@ def _load(folder: str) -> tuple[CropLEMModel, CropLEMImageProcessor]:
 
 def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split(". ")[0]
-
-
-def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    chunk, values = [], 0
-    for sample in samples:
-        chunk.append(sample)
-        values += _size(sample)
-        if len(chunk) == CHUNK or values >= CHUNK_VALUES:
-            yield chunk
-            chunk, values = [], 0
-    if chunk:
-        yield chunk
-
-
-def _read_chunk(source, start: int, sensors: Sequence[str] | None) -> tuple[list[Sample], list[tuple[str, str]], int]:
-    """Samples of a source from `start` on; (id, reason) of those that cannot be used; where the next chunk begins."""
-    samples, skipped, values, number = [], [], 0, start
-    while number < min(start + CHUNK, len(source)) and values < CHUNK_VALUES:
-        try:
-            samples.append(_usable(source[number], number, sensors))
-            values += _size(samples[-1])
-        except CropLEMError as error:
-            skipped.append((source.ids[number], str(error)))
-        number += 1
-    return samples, skipped, number
-
-
-def _size(sample: Sample) -> int:
-    return sum(np.size(sample[s]) for s in SENSORS if sample.get(s) is not None)
-
-
-def _usable(sample: Sample, number: int, sensors: Sequence[str] | None) -> Sample:
-    """The sample itself, if it is one and has something to embed; the processor checks the rest."""
-    if not isinstance(sample, Mapping):
-        raise DataError(f"sample {number}: must be a dict as make_sample() builds it, found {type(sample).__name__}")
-    name = sample.get("id") or f"sample {number}"
-    wanted = [s for s in sensors or SENSORS if sample.get(s) is not None]
-    for s in wanted:
-        if np.ndim(sample[s]) != 4 or 0 in np.shape(sample[s]):
-            raise DataError(f"{name}: {s} must have shape (T, bands, H, W), found {np.shape(sample[s])}")
-    if not any(sample.get(f"{s}_valid") is None or np.any(sample[f"{s}_valid"]) for s in wanted):
-        raise DataError(f"{name}: nothing valid in {' or '.join(sensors or SENSORS)}")
-    return sample
-
-
-def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
-    """Metadata of a sample that become columns: plain values, the dominant land cover, and what was embedded."""
-    row = {"id": sample["id"]} | {key: sample.get(key) for key in METADATA}
-    taken = {*row, *SENSOR_KEYS, "lc"}
-    row |= {k: v for k, v in sample.items() if k not in taken and isinstance(v, str | int | float | np.generic | None)}
-    row["transform"] = None if sample.get("transform") is None else [float(v) for v in sample["transform"]]
-    used = [s for s in SENSORS if s in (sensors or SENSORS) and sample[s] is not None]
-    row["sensors"] = "+".join(used)
-    row |= {f"{s}_date_count": len(sample[f"{s}_dates"]) if s in used else 0 for s in SENSORS}
-    row |= {"s1_kind": sample.get("s1_kind"), "s2_level": sample.get("s2_level") if "s2" in used else None}
-    row["height"], row["width"] = sample[used[0]].shape[2:]
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
-
-
-def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """List of (id, reason); nothing skipped removes an older list."""
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", newline="") as handle:
-        csv.writer(handle).writerows([("id", "reason"), *skipped])
-    os.replace(partial, path)
 
 
 __all__ = ["Embedder", "default_patch_size", "weights_hash"]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError
 from .index_halves import HalvesFile
-from .table import check_unique, read_info
+from .table import COLUMNS, check_unique, read_info
 
 PRESETS = ("default", "compact")
 """default: half floats behind two bits a dimension, 0.59 of the bytes of float32; compact: one byte a number, 0.29."""
@@ -101,7 +101,7 @@ def read_metadata(path: str | os.PathLike, file: pq.ParquetFile) -> tuple[pa.Tab
     Raises:
         DataError: an id stands in two rows.
     """
-    columns = [name for name in file.schema_arrow.names if name not in ("id", "embedding")]
+    columns = [name for name in file.schema_arrow.names if name not in COLUMNS]
     table = file.read(["id", *columns]).replace_schema_metadata(None).combine_chunks()
     ids = table["id"].cast(pa.string())
     check_unique(path, ids.to_pylist())

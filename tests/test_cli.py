@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from croplem_hf import __version__, read_table
+from croplem_hf import CheckpointError, EmbeddingIndex, __version__, fit_head, read_table
 from croplem_hf.cli import main
 from croplem_hf.data import generate_sen12ms
 from croplem_hf.data.geotiff import read_geotiff, write_geotiff
@@ -119,6 +119,34 @@ def test_options_of_embed(tree, embedded, tmp_path, capsys):
     assert (table.info["sensors"], table.info["patch_size"], table.info["centred"]) == (["s2"], 4, False)
     assert table.info["model"] == options[-1] and table.info["weights_hash"] == other.info["weights_hash"]
     assert table.settings != other.settings
+
+
+def test_int8_and_fewer_numbers_go_all_the_way(tree, embedded, tmp_path, capsys):
+    out = tmp_path / "small.parquet"
+    code, said, err = run(capsys, "embed", tree, out, "--precision", "int8", "--truncate-dim", 100, "--quiet")
+    assert (code, err) == (0, []) and said == f"6 embeddings of 100 numbers in {out}\n"
+    small, whole = read_table(out), read_table(embedded[0])
+    assert np.abs(small.vectors - whole.vectors[:, :100]).max() < 0.05
+    found = json.loads(run(capsys, "info", out)[1])
+    assert (found["precision"], found["truncate_dim"], found["dim"], found["rows"]) == ("int8", 100, 100, 6)
+    assert "embedding_scale" not in found["columns"]
+    code, said, _ = run(capsys, "index", out, tmp_path / "small.index")
+    assert code == 0 and json.loads(run(capsys, "info", tmp_path / "small.index")[1])["truncate_dim"] == 100
+    code, said, _ = run(capsys, "similar", tmp_path / "small.index", "--id", small.ids[0], "-k", 3, "--json")
+    rows = json.loads(said)
+    assert code == 0 and len(rows) == 3 and "embedding_scale" not in rows[0]
+    index = EmbeddingIndex.load(tmp_path / "small.index")
+    assert index.query(small, k=1).ids == [[name] for name in small.ids]
+    with pytest.raises(CheckpointError, match="differ from the index in truncate_dim"):
+        index.query(whole)
+    head = fit_head(small, ["a", "b"] * 3)
+    with pytest.raises(CheckpointError, match="differ from those of the head in truncate_dim"):
+        head.check_settings(whole.info)
+    head.check_settings(small.info | {"precision": "float32"})
+    code, _, err = run(capsys, "embed", tree, out, "--truncate-dim", 300, "--quiet")
+    assert code == 1 and err == ["croplem embed: truncate_dim must be a whole number from 1 to 256, or None; found 300"]
+    for option, value in (("--precision", "int4"), ("--truncate-dim", "0"), ("--pooling", "dense"), ("--wait", "x")):
+        assert run(capsys, "embed", tree, out, option, value)[0] == 2
 
 
 def test_a_table_at_out_is_made_anew(tree, tmp_path, capsys):

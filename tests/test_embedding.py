@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +13,10 @@ import pytest
 import torch
 from hypothesis import assume, given, strategies as st
 
-from croplem_hf import Embedder, embedding, make_sample, open_source, packaged_path, read_table
+from croplem_hf import Embedder, embedding_inputs, make_sample, open_source, packaged_path, read_table
 from croplem_hf.cli import main
-from croplem_hf.data import generate_sen12ms
+from croplem_hf.data import build_shards, generate_sen12ms
+from croplem_hf.data.shards import row_sample
 from croplem_hf.embedding import default_patch_size, weights_hash
 from croplem_hf.errors import CheckpointError, DataError
 from croplem_hf.model import CropLEMConfig, CropLEMForPreTraining, CropLEMImageProcessor, CropLEMModel
@@ -80,16 +82,16 @@ def test_an_embedding_depends_on_its_own_sample_alone(embedder, batch, patch_siz
 def test_the_size_of_batches_and_chunks_changes_nothing(embedder, monkeypatch, tokens, chunk, values):
     batch = [sample(t1=k % 3, t2=2 - k % 2, size=(8 + k % 2, 8), seed=k) for k in range(20)]
     expected = embedder.encode(batch)
-    monkeypatch.setattr(embedding, "TOKENS_PER_BATCH", tokens)
-    monkeypatch.setattr(embedding, "CHUNK", chunk)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
-    np.testing.assert_allclose(embedder.encode(batch), expected, **CLOSE)
+
+    monkeypatch.setattr(embedding_inputs, "CHUNK", chunk)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
+    np.testing.assert_allclose(embedder.encode(batch, tokens_per_batch=tokens), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(("chunk", "values", "most"), [(4, 2**26, 4), (512, 2000, 3)])
 def test_no_more_is_held_in_memory_than_a_chunk(embedder, tmp_path, monkeypatch, chunk, values, most):
-    monkeypatch.setattr(embedding, "CHUNK", chunk)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", chunk)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
     source = Source([sample(size=(8, 8))] * 10)  # of 960 values each
     processor, waiting = embedder.processor, []
 
@@ -158,6 +160,216 @@ def test_centring_subtracts_the_constant_of_the_checkpoint(embedder):
     centre = embedder.model.embedding_centre.numpy()
     assert np.linalg.norm(centre) > 0.1
     np.testing.assert_allclose(raw - centred, centre, atol=1e-6)
+
+
+# What samples may be
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Shards of six patches, some with one sensor."""
+    folder = tmp_path_factory.mktemp("shards")
+    generate_sen12ms(folder / "tree", scenes=2, patches_per_scene=3, size=32, clouds=0.3)
+    build_shards(folder / "tree", folder / "shards", workers=1, progress=False)
+    return folder / "shards"
+
+
+def test_a_source_is_embedded_like_its_samples(embedder, shards):
+    source = open_source(shards)
+    samples = [source[k] for k in range(len(source))]
+    assert len(samples) == 6
+    assert np.array_equal(embedder.encode(source), embedder.encode(samples))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", [None, "numpy"])
+def test_a_dataset_of_shards_is_embedded_like_the_shards(embedder, shards, tmp_path, streaming, form):
+    files = sorted(str(path) for path in (shards / "data").glob("*.parquet"))
+    data = datasets.load_dataset(
+        "parquet", data_files=files, split="train", streaming=streaming, cache_dir=str(tmp_path)
+    ).with_format(form)
+    source = open_source(shards)
+    expected = dict(zip(source.ids, embedder.encode(source), strict=True))
+    ids = [row["id"] for row in data.with_format(None)]
+    assert sorted(ids) == sorted(expected)
+    np.testing.assert_allclose(embedder.encode(data), np.stack([expected[name] for name in ids]), **CLOSE)
+    row = next(iter(data.with_format(None)))
+    np.testing.assert_allclose(embedder.encode(row), expected[row["id"]], **CLOSE)
+    sensor = "s1" if row["s1"] is not None else "s2"
+    damaged = row | {sensor: row[sensor][:-1] + bytes([row[sensor][-1] ^ 1])}
+    with pytest.raises(DataError, match=rf"^{row['id']}: cannot be read from its row .*{sensor} is damaged"):
+        embedder.encode([damaged])
+
+
+def test_rows_of_shards_are_the_samples_that_were_stored(shards):
+    source = open_source(shards)
+    rows = {row["id"]: row for path in (shards / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()}
+    for k, name in enumerate(source.ids):
+        expected, found = source[k], row_sample(rows[name])
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            if isinstance(value, np.ndarray):
+                assert found[key].dtype == value.dtype and np.array_equal(found[key], value, equal_nan=True)
+            else:
+                assert found[key] == value
+
+
+def test_arrays_are_embedded_like_their_samples(embedder):
+    batch = [sample(str(k), t1=2, t2=3, size=(9, 8), seed=k, level="L2A") for k in range(5)]
+    arrays = {key: np.stack([s[key] for s in batch]) for key in ("s1", "s2", "s1_valid", "s2_valid", "s2_bands")}
+    expected = embedder.encode(batch)
+    shared = {"s1_dates": batch[0]["s1_dates"], "s2_dates": batch[0]["s2_dates"], "s2_level": "L2A", "gsd": 10}
+    assert np.array_equal(embedder.encode(arrays | shared), expected)
+    own = {key: [s[key] for s in batch] for key in ("s1_dates", "s2_dates", "s2_level", "id")} | {"gsd": [10.0] * 5}
+    assert np.array_equal(embedder.encode(arrays | own), expected)
+    optics = {"s2": arrays["s2"], "s2_dates": np.array(shared["s2_dates"]), "s2_level": "L2A", "s1": None}
+    assert np.array_equal(embedder.encode(optics), embedder.encode(batch, sensors=["s2"]))
+    with pytest.raises(DataError, match="s2_dates holds 4 samples, expected 5"):
+        embedder.encode(arrays | own | {"s2_dates": own["s2_dates"][:4]})
+    with pytest.raises(DataError, match="equally many samples, found .'s1': 4, 's2': 5"):
+        embedder.encode(arrays | shared | {"s1": arrays["s1"][:4]})
+    with pytest.raises(DataError, match="^sample 0: s2_level must be one of"):
+        embedder.encode(arrays | shared | {"s2_level": "L3"})
+
+
+@pytest.mark.parametrize("tensors", ["pt", "np"])
+def test_inputs_of_the_model_are_embedded_like_their_samples(embedder, tensors):
+    batch = [sample(str(k), t1=1 + k % 2, t2=k % 3, size=(12, 8), seed=k) for k in range(7)]
+    inputs = embedder.processor(batch, return_tensors=tensors)
+    expected = embedder.encode(batch)
+    for options in ({}, {"tokens_per_batch": 1}, {"tokens_per_batch": 60}):
+        np.testing.assert_allclose(embedder.encode(inputs, **options), expected, **CLOSE)
+    np.testing.assert_allclose(embedder.encode(dict(inputs)), expected, **CLOSE)
+    radar = embedder.encode(inputs, sensors=["s1"])
+    np.testing.assert_allclose(radar, embedder.encode(batch, sensors=["s1"]), **CLOSE)
+    assert embedder.encode({key: value[:0] for key, value in inputs.items()}).shape == (0, embedder.dim)
+
+
+def test_wrong_inputs_of_the_model_are_told(embedder):
+    inputs = dict(embedder.processor([sample(t1=1, t2=0), sample(t1=1, t2=0)]))
+    for change, message in [
+        ({"s1_values": inputs["s1_values"][0]}, r"must hold s1_values or s2_values of shape \(N, T, bands, H, W\)"),
+        ({"s1_days": inputs["s1_days"][:1]}, "must all hold 2 samples, found .'s1_days': 1"),
+        ({"s1_valid": torch.zeros_like(inputs["s1_valid"])}, r"inputs 0 to 1: samples \[0, 1\] .* hold nothing valid"),
+        ({"s1_days": None}, "inputs 0 to 1: s1_days must be"),
+        ({"colour": inputs["gsd"]}, "inputs hold 'colour', which the model does not know"),
+    ]:  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            embedder.encode(inputs | change)
+    with pytest.raises(DataError, match="must hold s2_values"):
+        embedder.encode(inputs, sensors=["s2"])
+
+
+def test_what_holds_no_samples_is_told(embedder, tmp_path):
+    for path in ("series.parquet", tmp_path):
+        with pytest.raises(DataError, match="not the name of a file; open_source"):
+            embedder.encode(path)
+    with pytest.raises(DataError, match="an iterable of samples, found int"):
+        embedder.encode(3)
+
+
+def test_samples_of_plain_lists_are_embedded(embedder):
+    one = sample(size=(3, 3))
+    plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in one.items()}
+    np.testing.assert_allclose(embedder.encode(plain), embedder.encode(one), **CLOSE)
+
+
+# What comes out
+
+
+def test_poolings(embedder):
+    batch = [sample(str(k), t1=k % 3, t2=2, size=(8, 8), seed=k) for k in range(4)]
+    both, mean = (embedder.encode(batch, pooling=pooling) for pooling in ("mean_std", "mean"))
+    assert np.array_equal(both, embedder.encode(batch))
+    assert mean.shape == (4, embedder.dim // 2) and np.array_equal(mean, both[:, : embedder.dim // 2])
+    infos = [embedder.info("patch", pooling=pooling) for pooling in ("default", "mean_std", "mean")]
+    assert infos[0] == infos[1] != infos[2] and infos[2]["dim"] == mean.shape[1]
+
+
+def test_a_model_of_means_gives_the_spread_too(checkpoint):
+    means = Embedder.from_pretrained(checkpoint, device="cpu")
+    batch = [sample(str(k), t1=k % 3, t2=2, size=(8, 8), seed=k) for k in range(4)]
+    both = means.encode(batch, pooling="mean_std", centre=False)
+    assert both.shape == (4, 64) and np.array_equal(both[:, :32], means.encode(batch, centre=False))
+    tokens = [means.model(**means.processor(batch[k]), patch_size=2) for k in (0, 3)]  # optics alone
+    for row, outputs in zip(both[[0, 3]], tokens, strict=True):
+        spread = outputs.last_hidden_state[0].std(dim=0, correction=0).detach().numpy()
+        np.testing.assert_allclose(row[32:], spread, atol=0.02)
+    with pytest.raises(DataError, match="holds no centre for pooling 'mean_std'; say centre=False"):
+        means.encode(batch, pooling="mean_std")
+
+
+@pytest.mark.parametrize("patch_size", [4, 5])
+def test_dense_features_lie_on_the_grid_of_patches(embedder, patch_size):
+    batch = [sample(str(k), t1=k % 2, t2=2, size=(12, 10 + k % 2), seed=k) for k in range(5)]
+    dense = embedder.encode(batch, pooling="dense", patch_size=patch_size)
+    assert isinstance(dense, list) and len(dense) == 5
+    width = embedder.dim // 2
+    for one, found in zip(batch, dense, strict=True):
+        columns = -(-one["s2"].shape[3] // patch_size)
+        assert found.shape == (-(-12 // patch_size), columns, width) and found.dtype == np.float32
+        np.testing.assert_allclose(embedder.encode(one, pooling="dense", patch_size=patch_size), found, **CLOSE)
+    # Of optics alone, the mean over the grid is the pooled mean.
+    pooled = embedder.encode(batch[0], pooling="mean", patch_size=patch_size)
+    np.testing.assert_allclose(dense[0].mean(axis=(0, 1)), pooled, atol=1e-4)
+    raw = embedder.encode(batch[0], pooling="dense", patch_size=patch_size, centre=False)
+    centre = np.broadcast_to(embedder.model.embedding_centre[:width], raw.shape)
+    np.testing.assert_allclose(raw - dense[0], centre, atol=1e-5)
+
+
+def test_dense_features_are_nan_where_nothing_was_seen(embedder):
+    valid = np.ones((1, 16, 16), bool)
+    valid[:, 8:] = False
+    valid[:, :4, :4] = False
+    dense = embedder.encode(sample(t1=0, s2_valid=valid), pooling="dense", patch_size=4)
+    expected = np.ones((4, 4), bool)
+    expected[2:], expected[0, 0] = False, False
+    assert np.array_equal(np.isfinite(dense).all(axis=-1), expected)
+    assert np.array_equal(np.isnan(dense).all(axis=-1), ~expected)
+
+
+def test_truncation_and_rounding(embedder):
+    batch = [sample(str(k), seed=k, size=(8, 8)) for k in range(6)]
+    whole, short = embedder.encode(batch), embedder.encode(batch, truncate_dim=100)
+    assert short.shape == (6, 100) and embedder.encode(batch[0], truncate_dim=100).shape == (100,)
+    assert np.array_equal(short, whole[:, :100])
+    assert np.array_equal(embedder.encode(batch, truncate_dim=embedder.dim), whole)
+    codes, scales = embedder.encode(batch, precision="int8")
+    assert codes.dtype == np.int8 and codes.shape == whole.shape and scales.shape == (6,)
+    assert (np.abs(codes * scales[:, None] - whole) <= scales[:, None] * 0.5001).all()
+    one, scale = embedder.encode(batch[0], precision="int8")
+    assert one.shape == (embedder.dim,) and scale.shape == () and np.abs(one.astype(int) - codes[0]).max() <= 1
+    assert embedder.encode([], precision="int8")[0].shape == (0, embedder.dim)
+
+
+def test_bfloat16_moves_embeddings_little(embedder):
+    batch = [sample(str(k), t1=k % 2, seed=k, size=(16, 16)) for k in range(6)]
+    exact, rough = embedder.encode(batch), embedder.encode(batch, dtype="bfloat16")
+    cosine = (exact * rough).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert rough.dtype == np.float32 and not np.array_equal(exact, rough) and cosine.min() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"pooling": "max"}, "pooling must be one of default, mean, mean_std, dense; found 'max'"),
+        ({"precision": "int4"}, "precision must be one of float32, int8"),
+        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16"),
+        ({"truncate_dim": 0}, "truncate_dim must be a whole number from 1 to 256, or None; found 0"),
+        ({"truncate_dim": 257}, "from 1 to 256"),
+        ({"truncate_dim": 129, "pooling": "mean"}, "from 1 to 128"),
+        ({"truncate_dim": True}, "found True"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch must be a whole number of at least 1; found 0"),
+        ({"tokens_per_batch": None}, "found None"),
+        ({"pooling": "dense", "truncate_dim": 8}, "goes with neither truncate_dim nor precision"),
+        ({"pooling": "dense", "precision": "int8"}, "goes with neither truncate_dim nor precision"),
+    ],
+)
+def test_impossible_options_are_told(embedder, option, message):
+    with pytest.raises(DataError, match=message):
+        embedder.encode(GOOD, **option)
+    with pytest.raises(DataError, match=message):
+        embedder.info("patch", **option)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -333,7 +545,7 @@ def items(n, bad=()):
 
 
 def test_a_source_becomes_a_table_in_its_order(embedder, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding, "CHUNK", 4)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 4)
     source = Source(items(11, bad=(0, 5, 6, 7, 4, 10)))
     table = embedder.embed_source(source, tmp_path / "e.parquet", progress=False)
     good = [1, 2, 3, 8, 9]
@@ -353,8 +565,8 @@ def test_a_source_becomes_a_table_in_its_order(embedder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("values", [2**26, 500])
 def test_a_resumed_run_gives_the_same_bits(embedder, tmp_path, monkeypatch, values):
-    monkeypatch.setattr(embedding, "CHUNK", 3)
-    monkeypatch.setattr(embedding, "CHUNK_VALUES", values)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 3)
+    monkeypatch.setattr(embedding_inputs, "CHUNK_VALUES", values)
     whole = embedder.embed_source(Source(items(14, bad=(4,))), tmp_path / "whole.parquet", progress=False)
     out = tmp_path / "e.parquet"
     source = Source(items(14, bad=(4,)), stop=8)
@@ -370,7 +582,7 @@ def test_a_resumed_run_gives_the_same_bits(embedder, tmp_path, monkeypatch, valu
 
 @pytest.mark.parametrize("change", [{"sensors": ["s2"]}, {"patch_size": 2}, {"centre": False}])
 def test_an_interrupted_run_is_not_continued_with_other_settings(embedder, tmp_path, monkeypatch, change):
-    monkeypatch.setattr(embedding, "CHUNK", 2)
+    monkeypatch.setattr(embedding_inputs, "CHUNK", 2)
     source = Source(items(6), stop=4)
     with pytest.raises(KeyboardInterrupt):
         embedder.embed_source(source, tmp_path / "e.parquet", progress=False)

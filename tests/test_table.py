@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
+from croplem_hf.compact import dequantise, quantise
 from croplem_hf.errors import CheckpointError, CropLEMError, DataError
-from croplem_hf.table import KEY, SETTINGS, EmbeddingsTable, TableWriter, content_hash, read_table
+from croplem_hf.table import KEY, SETTINGS, EmbeddingsTable, content_hash, read_batches, read_table
+from croplem_hf.table_writer import TableWriter
 
 INFO = {
     "model": "m", "weights_hash": "ab", "processor": {"s1_mean": [1.5]}, "sensors": ["s1"], "patch_size": 8,
-    "pooling": "mean", "centred": True, "unit": "patch", "library_version": "0", "dim": 3,
+    "pooling": "mean", "centred": True, "truncate_dim": None, "unit": "patch", "library_version": "0", "dim": 3,
 }  # fmt: skip
 
 
@@ -87,6 +89,29 @@ def test_round_trip_bit_by_bit(tmp_path_factory, table):
     assert schema.names[:2] == ["id", "embedding"]
     assert schema.field("embedding").type == pa.list_(pa.float32(), vectors.shape[1])
     assert [p.name for p in path.parent.iterdir()] == ["e.parquet"]
+
+
+@given(tables())
+def test_int8_is_read_as_floats_wherever_parts_end(tmp_path_factory, table):
+    ids, vectors, rows, parts, bad = table
+    vectors = vectors.clip(-(2.0**100), 2.0**100)
+    path = tmp_path_factory.mktemp("t") / "e.parquet"
+    writer = TableWriter(path, INFO | {"precision": "int8"}, ids)
+    fill(writer, ids, vectors, [row | {"embedding_scale": 9} for row in rows], parts, bad)
+    writer.finish()
+    schema = pq.read_schema(path)
+    assert schema.names[:3] == ["id", "embedding", "embedding_scale"]
+    assert schema.field("embedding").type == pa.list_(pa.int8(), vectors.shape[1])
+    assert schema.field("embedding_scale").type == pa.float32()
+    good = [k for k in range(len(ids)) if k not in bad]
+    found = read_table(path)
+    expected = dequantise(*quantise(vectors[good]))
+    assert found.vectors.dtype == np.float32 and found.vectors.tobytes() == expected.tobytes()
+    assert "embedding_scale" not in found.metadata.column_names and found.info["precision"] == "int8"
+    assert found.content_hash == content_hash(found.ids, expected)
+    batches = list(read_batches(path, 2))
+    assert sum((names for names, _ in batches), []) == found.ids
+    assert np.concatenate([block for _, block in batches]).tobytes() == expected.tobytes()
 
 
 @given(st.lists(st.one_of(*KINDS.values(), st.integers(-(2**80), 2**80)), min_size=2, max_size=8), st.data())
@@ -298,7 +323,7 @@ def test_tables_of_others_are_read(tmp_path, kind, ids):
     assert table.metadata.to_pydict() == {"note": ["x", None]}
 
 
-FLOATS = pa.list_(pa.float32())
+FLOATS, BYTES = pa.list_(pa.float32()), pa.list_(pa.int8())
 BAD = {
     "no column 'id'; found embedding": {"embedding": VECTORS},
     "no column 'embedding'; found id": {"id": ["a", "b"]},
@@ -311,6 +336,10 @@ BAD = {
     "embedding of 'b' has 1 numbers, expected 2": {"id": ["a", "b"], "embedding": [[1.0, 2.0], [3.0]]},
     "embedding of 'b' has 0 numbers, expected 2": {"id": ["a", "b"], "embedding": [[1.0, 2.0], None]},
     "embedding of 'a' has 0 numbers, expected at least 1": {"id": ["a", "b"], "embedding": pa.array([[], []], FLOATS)},
+    "holds int8 without the column 'embedding_scale'": {"id": ["a", "b"], "embedding": pa.array([[1], [2]], BYTES)},
+    "1 embeddings hold NaN or infinite values, the first is 'a'": {
+        "id": ["a", "b"], "embedding": pa.array([[1], [2]], BYTES), "embedding_scale": [None, 0.5],
+    },
     "holds empty values": {"id": ["a", "b"], "embedding": [[1.0, 2.0], [3.0, None]]},
     "1 embeddings hold NaN or infinite values, the first is 'b'": {
         "id": ["a", "b"], "embedding": [[1.0, 2.0], [3.0, float("nan")]],

@@ -17,7 +17,7 @@ import logging
 import mmap
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -267,32 +267,8 @@ class ShardFolder:
             raise DataError(f"{where} is damaged here ({error}); fetch it again") from error
 
     def _sample(self, row: dict) -> Sample:
-        sample = dict.fromkeys(METADATA) | {name: row[name] for name in _SCALARS if name in METADATA}
-        sample |= {name: row[name] for name in LABELS if row[name] is not None}
-        sample |= {name: row[name] for name in _TEXTS if name not in METADATA and row[name] is not None}
-        sample |= {"id": row["id"], "gsd": row["gsd"], "lc": None}
-        sample["transform"] = None if row["transform"] is None else tuple(row["transform"])
-        for sensor in SENSORS:
-            wanted = sensor in self.sensors and row[f"{sensor}_bytes"] is not None
-            sample[sensor] = values = self._raster(row, sensor) if wanted else None
-            if wanted and (values.ndim != 4 or values.shape[1] != _CHANNELS[sensor]):
-                raise ValueError(f"{sensor} has shape {values.shape}")
-            keys = ("kind", "orbit") if sensor == "s1" else ("bands", "level")
-            sample |= {f"{sensor}_{key}": row[f"{sensor}_{key}"] if wanted else None for key in keys}
-            sample[f"{sensor}_dates"] = row[f"{sensor}_dates"] if wanted else []
-            sample[f"{sensor}_valid"] = None
-            if wanted and row[f"{sensor}_valid_bytes"] is None:
-                sample[f"{sensor}_valid"] = np.ones((len(values), *values.shape[2:]), bool)
-            elif wanted:
-                sample[f"{sensor}_valid"] = mask = self._raster(row, f"{sensor}_valid")
-                if mask.shape != (len(values), *values.shape[2:]):
-                    raise ValueError(f"{sensor}_valid has shape {mask.shape}")
-        if sample["s2_bands"] is not None:
-            sample["s2_bands"] = np.array(sample["s2_bands"], bool).reshape(-1, 13)
-        if self.labels and row["lc_bytes"] is not None:
-            sample["lc"] = self._raster(row, "lc")
-        extra = json.loads(row["extra"] or "{}")
-        return sample | {key: value for key, value in extra.items() if key not in _KNOWN or key in _LOOSE}
+        there = {name for name in RASTERS if row[f"{name}_bytes"] is not None}
+        return _assemble(row, there, lambda name: self._raster(row, name), self.sensors, self.labels)
 
     def _raster(self, row: dict, name: str) -> np.ndarray:
         where = f"{row['id']}: {name} in {self.root}/data/{row['shard']}"
@@ -381,6 +357,65 @@ class ShardFolder:
             raise DataError(f"{path}: not the index of shards ({reason}); fetch it again") from error
 
 
+def row_sample(row: Mapping) -> Sample:
+    """A row of a shard as `datasets` or pyarrow give it, a dict of the columns in `SCHEMA` -> the sample.
+
+    Raises:
+        DataError: naming the sample: a raster is damaged, or the row is not one of shards.
+    """
+    row = dict.fromkeys(SCHEMA.names) | dict(row)
+
+    def raster(name: str) -> np.ndarray:
+        if checksum(row[name]) != row[f"{name}_xxh3"]:
+            raise ValueError(f"{name} is damaged (checksum)")
+        return decode(row[name], row[f"{name}_codec"], row[f"{name}_dtype"], tuple(row[f"{name}_shape"]))
+
+    try:
+        return _assemble(row, {name for name in RASTERS if row[name] is not None}, raster)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{row['id']}: cannot be read from its row of a shard ({error}); fetch it again") from error
+
+
+def _assemble(
+    row: Mapping,
+    there: Collection[str],
+    raster: Callable[[str], np.ndarray],
+    sensors: Sequence[str] = SENSORS,
+    labels: bool = True,
+) -> Sample:
+    """The sample of a row; `there` names its rasters, and `raster(name)` gives one.
+
+    Raises:
+        ValueError: a raster has an impossible shape.
+    """
+    sample = dict.fromkeys(METADATA) | {name: row[name] for name in _SCALARS if name in METADATA}
+    sample |= {name: row[name] for name in LABELS if row[name] is not None}
+    sample |= {name: row[name] for name in _TEXTS if name not in METADATA and row[name] is not None}
+    sample |= {"id": row["id"], "gsd": row["gsd"], "lc": None}
+    sample["transform"] = None if row["transform"] is None else tuple(row["transform"])
+    for sensor in SENSORS:
+        wanted = sensor in sensors and sensor in there
+        sample[sensor] = values = raster(sensor) if wanted else None
+        if wanted and (values.ndim != 4 or values.shape[1] != _CHANNELS[sensor]):
+            raise ValueError(f"{sensor} has shape {values.shape}")
+        keys = ("kind", "orbit") if sensor == "s1" else ("bands", "level")
+        sample |= {f"{sensor}_{key}": row[f"{sensor}_{key}"] if wanted else None for key in keys}
+        sample[f"{sensor}_dates"] = row[f"{sensor}_dates"] if wanted else []
+        sample[f"{sensor}_valid"] = None
+        if wanted and f"{sensor}_valid" not in there:
+            sample[f"{sensor}_valid"] = np.ones((len(values), *values.shape[2:]), bool)
+        elif wanted:
+            sample[f"{sensor}_valid"] = mask = raster(f"{sensor}_valid")
+            if mask.shape != (len(values), *values.shape[2:]):
+                raise ValueError(f"{sensor}_valid has shape {mask.shape}")
+    if sample["s2_bands"] is not None:
+        sample["s2_bands"] = np.array(sample["s2_bands"], bool).reshape(-1, 13)
+    if labels and "lc" in there:
+        sample["lc"] = raster("lc")
+    extra = json.loads(row["extra"] or "{}")
+    return sample | {key: value for key, value in extra.items() if key not in _KNOWN or key in _LOOSE}
+
+
 def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """Everything that is wrong with shards: sizes, SHA-256, rows, and every raster unpacked and held to the index.
 
@@ -425,4 +460,6 @@ def verify_shards(root: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield id, str(error)
 
 
-__all__ = ["INDEX_SCHEMA", "RASTERS", "SCHEMA", "ShardFolder", "sample_row", "verify_shards", "write_shard"]
+__all__ = [
+    "INDEX_SCHEMA", "RASTERS", "SCHEMA", "ShardFolder", "row_sample", "sample_row", "verify_shards", "write_shard",
+]  # fmt: skip

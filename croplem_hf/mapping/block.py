@@ -1,16 +1,15 @@
-"""A rectangle of a scene, read and standardised once, and the encoder run over windows of it."""
+"""A rectangle of a scene, read and standardised once, and windows of it."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import date
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..data.folder import Scene
-from ..embedding import TOKENS_PER_BATCH, Embedder
-from ..model.modeling_croplem import CropLEMModelOutput
+from ..embedding import Embedder
+from ..embedding_options import TOKENS_PER_BATCH
 
 BLOCK_VALUES = 2**24
 """What is read at once holds at most this many values (bands, dates, pixels), 64 MB of float32, or a single window."""
@@ -29,16 +28,15 @@ class Block:
     seen: np.ndarray
     gsd: float
 
-    def run(
+    def batches(
         self,
-        embedder: Embedder,
         tops: np.ndarray,
         lefts: np.ndarray,
         size: tuple[int, int],
         patch_size: int,
         tokens_per_batch: int = TOKENS_PER_BATCH,
-    ) -> Iterator[tuple[np.ndarray, CropLEMModelOutput]]:
-        """Embed windows, each as a sample of its own, those with equally many valid pixels together.
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Windows as inputs of the model, each as a sample of its own, those with equally many valid pixels together.
 
         Args:
             tops, lefts: int (n,), first row and column of each window in the block.
@@ -47,8 +45,7 @@ class Block:
             tokens_per_batch: how much is embedded at once.
 
         Yields:
-            numbers of some windows, int (m,), and what the model says of them. Windows without a valid pixel are
-            left out.
+            numbers of some windows, int (m,), and their inputs. Windows without a valid pixel are left out.
         """
         counts = sum(_box_sums(part["valid"], size) for part in self.sensors.values())
         counts = np.zeros(len(tops), int) if not self.sensors else counts[tops, lefts]
@@ -59,11 +56,7 @@ class Block:
         batch = max(1, tokens_per_batch // max(1, tokens))
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
-            inputs = self._inputs(tops[part], lefts[part], size)
-            tensors = {name: torch.from_numpy(array).to(embedder.device) for name, array in inputs.items()}
-            with torch.inference_mode():
-                outputs = embedder.model(**tensors, patch_size=patch_size)
-            yield part, outputs
+            yield part, self._inputs(tops[part], lefts[part], size)
 
     def _inputs(self, tops: np.ndarray, lefts: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """Inputs of `CropLEMModel.forward` for n windows."""

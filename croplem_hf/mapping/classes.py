@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data.folder import Scene
-from ..embedding import TOKENS_PER_BATCH, Embedder
+from ..embedding import Embedder
+from ..embedding_options import TOKENS_PER_BATCH
 from ..errors import DataError
 from ..heads import TENSORS, LogisticHead
 from .block import pixels_at_once, read_block
@@ -142,7 +143,6 @@ def predict_window(
     columns = overlapping(lefts, size[1], column, column + width)
     found = np.full((len(head.classes_), len(rows), len(columns)), np.nan, np.float32)
     seen = np.zeros((height, width), bool)
-    centre = embedder.model.embedding_centre.float() if settings.centre else 0
     for i, j in groups(rows, columns, steps, size, pixels_at_once(scene)):
         top, left, bottom, right = tops[i[0]], lefts[j[0]], tops[i[-1]] + size[0], lefts[j[-1]] + size[1]
         block = read_block(scene, embedder, settings.sensors, (top, left, bottom - top, right - left))
@@ -150,10 +150,10 @@ def predict_window(
         part = block.seen[y - top : row + height - top, x - left : column + width - left]
         seen[y - row : y - row + part.shape[0], x - column : x - column + part.shape[1]] |= part
         down, across = (n.ravel() for n in np.meshgrid(i, j, indexing="ij"))
-        for numbers, outputs in block.run(
-            embedder, tops[down] - top, lefts[across] - left, size, patch_size, tokens_per_batch
+        for numbers, inputs in block.batches(
+            tops[down] - top, lefts[across] - left, size, patch_size, tokens_per_batch
         ):
-            vectors = (outputs.pooler_output.float() - centre).cpu().numpy()
+            vectors = embedder.encode(inputs, tokens_per_batch=tokens_per_batch, **settings.encode)
             place = down[numbers] - rows[0], across[numbers] - columns[0]
             found[:, *place] = head.predict_proba(vectors).T
         if progress is not None:

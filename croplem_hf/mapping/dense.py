@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data.folder import Scene
-from ..embedding import TOKENS_PER_BATCH, Embedder
+from ..embedding import Embedder
+from ..embedding_options import TOKENS_PER_BATCH
 from ..errors import CheckpointError, DataError
 from .basis import NODATA, Basis
 from .cog import BandGroup, write_cog

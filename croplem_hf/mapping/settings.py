@@ -5,6 +5,7 @@ import logging
 
 from ..data.folder import Scene
 from ..embedding import Embedder, default_patch_size
+from ..embedding_options import pooling_name
 from ..errors import DataError
 from ..heads import LogisticHead
 
@@ -26,11 +27,16 @@ class MapSettings:
     sensors: tuple[str, ...] | None
     patch_size: int | None
     centre: bool
+    pooling: str = "default"
+    truncate_dim: int | None = None
 
     @property
     def encode(self) -> dict:
         """Arguments of `Embedder.encode`."""
-        return {"sensors": self.sensors, "patch_size": self.patch_size, "centre": self.centre}
+        return {
+            "sensors": self.sensors, "patch_size": self.patch_size, "centre": self.centre, "pooling": self.pooling,
+            "truncate_dim": self.truncate_dim,
+        }  # fmt: skip
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,6 +66,8 @@ def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSet
         None if sensors is None else tuple(sensors),
         None if patch_size == "auto" else patch_size,
         bool(info.get("centred")),
+        pooling_name(info.get("pooling")),
+        info.get("truncate_dim"),
     )
     head.check_settings(embedder.info(unit, **settings.encode))
     if unit not in ("series", "patch"):

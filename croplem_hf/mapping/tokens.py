@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..data.folder import Scene
-from ..embedding import TOKENS_PER_BATCH, Embedder
+from ..embedding import Embedder
+from ..embedding_options import TOKENS_PER_BATCH
 from ..errors import DataError
-from ..model import CropLEMModel
 from .block import pixels_at_once, read_block
 from .windows import groups, overlapping, window_starts, window_weight
 
@@ -61,8 +61,7 @@ class Tokens:
             raise DataError(f"{scene.id}: holds {'+'.join(sorted(there))}, but {'+'.join(sensors)} was asked for")
         self.scene, self.embedder, self.sensors, self.patch_size = scene, embedder, sensors, p
         self.tokens_per_batch, self.dim = tokens_per_batch, embedder.model.config.hidden_size
-        # Of the numbers of an embedding the first are means of tokens.
-        self.centre = embedder.model.embedding_centre[: self.dim].float().cpu().numpy() if centre else 0
+        self.centre = centre
         self.step = side // p // 2
         self.size = tuple(min(side // p, n) for n in self.shape)
         self.starts = tuple(window_starts(n, k, min(self.step, k)) for n, k in zip(self.shape, self.size, strict=True))
@@ -123,14 +122,13 @@ class Tokens:
         height, width = tops.max() - top + self.size[0], lefts.max() - left + self.size[1]
         block = read_block(self.scene, self.embedder, self.sensors, (top * p, left * p, height * p, width * p))
         pixels = tuple(n * p for n in self.size)
-        for numbers, outputs in block.run(
-            self.embedder, (tops - top) * p, (lefts - left) * p, pixels, p, self.tokens_per_batch
+        for numbers, inputs in block.batches(
+            (tops - top) * p, (lefts - left) * p, pixels, p, self.tokens_per_batch
         ):
-            dense = CropLEMModel.dense_features(outputs).float().cpu().numpy() - self.centre
+            dense = self.embedder.encode(
+                inputs, patch_size=p, centre=self.centre, pooling="dense", tokens_per_batch=self.tokens_per_batch
+            )
             for number, tokens in zip(numbers, dense, strict=True):
-                # Rows and columns that no window of a batch saw are missing.
-                lack = [(0, n - have) for n, have in zip(self.size, tokens.shape[:2], strict=True)]
-                tokens = np.pad(tokens, [*lack, (0, 0)], constant_values=np.nan)
                 yield int(tops[number]), int(lefts[number]), tokens
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import tempfile
@@ -28,7 +29,8 @@ def by_hand(scene, embedder, head, windows, **encode) -> np.ndarray:
     return head.predict_proba(embedder.encode(samples, **encode))
 
 
-@pytest.mark.parametrize("encode", [{}, {"sensors": ["s1"]}, {"sensors": ["s2"], "centre": False}, {"patch_size": 2}])
+@pytest.mark.parametrize("encode", [{}, {"sensors": ["s1"]}, {"sensors": ["s2"], "centre": False}, {"patch_size": 2},
+                                    {"truncate_dim": 5}, {"pooling": "mean_std", "centre": False}])
 def test_each_pixel_is_classified_by_its_own_series(tmp_path, scene, embedder, small_reads, encode):
     head = make_head(embedder, "series", **encode)
     out = map_scene(scene, embedder, head, tmp_path / "maps" / "m.tif", tile=16, tokens_per_batch=60, progress=False)
@@ -265,6 +267,12 @@ def test_another_number_of_dates_than_the_head_saw_is_told(scene, embedder, capl
         map_settings(scene, embedder, head)
     (record,) = caplog.records
     assert record.getMessage().endswith("the head was fitted on 12 dates of s2, here 3; check the map")
+def test_settings_are_plain(scene, embedder):
+    how = map_settings(scene, embedder, make_head(embedder, "patch", 8, 4))
+    assert dataclasses.asdict(how) == {
+        "unit": "patch", "height": 8, "width": 4, "sensors": None, "patch_size": None, "centre": True,
+        "pooling": "mean", "truncate_dim": None,
+    }  # fmt: skip
 
 
 def test_a_real_scene(real_data, tmp_path, embedder):
