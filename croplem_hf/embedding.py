@@ -141,7 +141,7 @@ class Embedder:
         """
         if isinstance(samples, Mapping):
             return self.encode([samples], sensors=sensors, patch_size=patch_size, centre=centre)[0]
-        self._check_options(sensors, patch_size)
+        self.check_options(sensors, patch_size)
         out = [np.zeros((0, self.dim), np.float32)]
         total = len(samples) if isinstance(samples, Sized) else None
         with tqdm(total=total, unit="samples", disable=not progress) as bar:
@@ -150,7 +150,8 @@ class Embedder:
                 bar.update(len(chunk))
         return np.concatenate(out)
 
-    def _check_options(self, sensors: Sequence[str] | None, patch_size: int | None) -> None:
+    def check_options(self, sensors: Sequence[str] | None, patch_size: int | None) -> None:
+        """Refuse sensors or a patch size that `encode` does not take."""
         if sensors is not None and (isinstance(sensors, str) or not sensors or set(sensors) - set(SENSORS)):
             raise DataError(f"sensors must be a list of some of {SENSORS}, or None for both; found {sensors!r}")
         largest = 2 * self.model.config.patch_size
@@ -228,7 +229,7 @@ class Embedder:
             DataError: not a single item could be embedded, or something else than an embeddings table lies at `out`.
             CheckpointError: an unfinished table of other settings lies at `out`.
         """
-        self._check_options(sensors, patch_size)
+        self.check_options(sensors, patch_size)
         out = Path(out)
         info = self.info(source.unit, sensors=sensors, patch_size=patch_size, centre=centre)
         info["source"] = {key: getattr(source, key) for key in SOURCE_OPTIONS if hasattr(source, key)}
@@ -245,7 +246,7 @@ class Embedder:
                 row = stop
         skipped = writer.skipped()
         skipped_file = out.with_name(out.name + ".skipped.csv")
-        _write_skipped(skipped_file, skipped)
+        write_skipped(skipped_file, skipped)
         if len(skipped) == len(source):
             writer.discard()
             raise DataError(
@@ -337,7 +338,7 @@ def _row(sample: Sample, sensors: Sequence[str] | None) -> dict:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
 
 
-def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
     """List of (id, reason); nothing skipped removes an older list."""
     if not skipped:
         path.unlink(missing_ok=True)
@@ -348,4 +349,4 @@ def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
     os.replace(partial, path)
 
 
-__all__ = ["Embedder", "default_patch_size", "weights_hash"]
+__all__ = ["Embedder", "default_patch_size", "weights_hash", "write_skipped"]
