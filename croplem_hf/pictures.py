@@ -136,11 +136,11 @@ def _panels(sample: Sample, size: int) -> list[tuple[str, Image.Image]]:
         upper = _draw_chart(optics, -0.25, 1, "NDVI", size) if optics and len(optics[0][0]) else None
         lower = _draw_chart(radars, -30, 0, "VV blue, VH red, dB", size) if radars and len(radars[0][0]) else None
         return [("NDVI", upper or _empty("no optics", size)), ("backscatter", lower or _empty("no radar", size))]
-    date = optical_date(sample)
+    date, extent = optical_date(sample), f"{max(present.shape[2:]) * sample['gsd']:.0f} m"
     day = None if date is None else sample["s2_dates"][date]
     radar_day = None if sample["s1"] is None else sample["s1_dates"][radar_date(sample)]
     return [
-        (label, _empty(missing, size) if pixels is None else _dated(_fit(pixels, size), day))
+        (label, _empty(missing, size) if pixels is None else _noted(_fit(pixels, size), day, extent))
         for label, pixels, missing, day in (
             ("true colour", true_colour(sample), "no optics", day),
             ("false colour", false_colour(sample), "no near infrared", day),
@@ -149,10 +149,11 @@ def _panels(sample: Sample, size: int) -> list[tuple[str, Image.Image]]:
     ]
 
 
-def _dated(image: Image.Image, day: str) -> Image.Image:
-    ImageDraw.Draw(image).text(
-        (4, image.height - 4), day[:10], fill=_PAPER, anchor="ls", font=_font(11), stroke_width=2, stroke_fill=_INK
-    )
+def _noted(image: Image.Image, day: str, extent: str) -> Image.Image:
+    """Date at the left, length of the longer side at the right."""
+    draw, style = ImageDraw.Draw(image), {"font": _font(11), "stroke_width": 2, "stroke_fill": _INK}
+    draw.text((4, image.height - 4), day[:10], fill=_PAPER, anchor="ls", **style)
+    draw.text((image.width - 4, image.height - 4), extent, fill=_PAPER, anchor="rs", **style)
     return image
 
 

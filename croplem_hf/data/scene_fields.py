@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import rasterio.warp
 import shapely
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
@@ -151,12 +152,16 @@ class SceneFields:
         there = np.flatnonzero([g is not None for g in given])
         local = np.full(n, None, object)
         local[there] = _transformed(given[there], self.polygons.crs, self._local)
-        area = np.zeros(n)
+        there = there[np.isfinite(shapely.bounds(local[there])).all(axis=1)]
+        area, bounds = np.zeros(n), np.full((n, 4), np.nan)
         area[there] = shapely.area(local[there]) / 1e4
-        centre = _coordinates(shapely.centroid(local), self._local, CRS.from_epsg(4326))
+        middle = np.full(n, None, object)
+        middle[there] = shapely.centroid(local[there])
+        centre = _coordinates(middle, self._local, CRS.from_epsg(4326))
         target = CRS.from_user_input(self.scene.crs)
         if self.shrink:
-            shrunk = shapely.buffer(local, -self.shrink, join_style="mitre")
+            shrunk = np.full(n, None, object)
+            shrunk[there] = shapely.buffer(local[there], -self.shrink, join_style="mitre")
             for k in there[shapely.is_empty(shrunk[there])]:
                 widest = 2 * shapely.maximum_inscribed_circle(local[k]).length
                 problems[self.polygons.ids[k]] = (
@@ -170,14 +175,16 @@ class SceneFields:
         else:
             pixels = np.full(n, None, object)
             pixels[there] = _transformed(given[there], self.polygons.crs, target)
-        bounds = np.full((n, 4), np.nan)
+        there = there[np.isfinite(shapely.bounds(pixels[there])).all(axis=1)]
         if len(there):
             pixels[there] = shapely.transform(pixels[there], self._to_pixels)
             bounds[there] = shapely.bounds(pixels[there])
-        for k in there:
+        for k in np.flatnonzero([g is not None for g in given]):
             left, top, right, bottom = bounds[k]
+            if self.polygons.ids[k] in problems:
+                continue
             if not np.isfinite(bounds[k]).all():
-                problems[self.polygons.ids[k]] = "it cannot be brought to the coordinate system of the scene"
+                problems[self.polygons.ids[k]] = "cannot be brought to the coordinate system of the scene"
             elif right <= 0 or bottom <= 0 or left >= self.scene.width or top >= self.scene.height:
                 place = f"({centre[k, 0]:.5f}, {centre[k, 1]:.5f})"
                 problems[self.polygons.ids[k]] = (
@@ -194,7 +201,9 @@ class SceneFields:
         self._area, self._lon_lat = area[order], centre[order]
 
     def _to_pixels(self, xy: np.ndarray) -> np.ndarray:
-        return np.stack(self._inverse * (xy[:, 0], xy[:, 1]), axis=1)
+        a, b, c, d, e, f = self._inverse[:6]
+        x, y = xy.T
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
 
     def window(self, i: int) -> FieldWindow:
         """The window of field `i`.
@@ -242,16 +251,18 @@ class SceneFields:
             margin: pixels around it, or half its size, whatever is more.
 
         Returns:
-            a sample in which all pixels count; rings (N, 2) of column and row in it.
+            a sample, square where the scene goes on, in which all pixels count; rings (N, 2) of column and row in it.
 
         Raises:
             DataError: as for a sample.
         """
         window = self.window(i)
-        margin = max(margin, max(window.shares.shape) // 2)
-        top, left = max(0, window.row - margin), max(0, window.column - margin)
-        height = min(self.scene.height, window.row + window.shares.shape[0] + margin) - top
-        width = min(self.scene.width, window.column + window.shares.shape[1] + margin) - left
+        height, width = window.shares.shape
+        side = max(height, width) + 2 * max(margin, max(height, width) // 2)
+        top, left = window.row - (side - height) // 2, window.column - (side - width) // 2
+        bottom, right = min(self.scene.height, top + side), min(self.scene.width, left + side)
+        top, left = max(0, top), max(0, left)
+        height, width = bottom - top, right - left
         if height <= 0 or width <= 0:
             raise DataError(f"{self.ids[i]}: lies outside the scene {self.scene.id}")
         polygons = shapely.get_parts(self._pixels[i])
@@ -342,10 +353,18 @@ class SceneFields:
 
 
 def _transformed(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
-    """Geometries in another coordinate system; coordinates that have no place there become infinite."""
+    """Geometries in another coordinate system; of those that have no place there the coordinates become infinite."""
     if source == target or not len(geometries):
         return geometries
-    return shapely.transform(geometries, lambda xy: _points(xy, source, target))
+    try:
+        return shapely.transform(geometries, lambda xy: _points(xy, source, target))
+    except CPLE_BaseError:
+        # One point stops all: the bad ones are found by halving.
+        if len(geometries) == 1:
+            return shapely.transform(geometries, lambda xy: np.full(xy.shape, np.inf))
+        middle = len(geometries) // 2
+        parts = [_transformed(part, source, target) for part in (geometries[:middle], geometries[middle:])]
+        return np.concatenate(parts)
 
 
 def _coordinates(points: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
