@@ -125,19 +125,17 @@ def _read_ogr(path: Path) -> tuple[pa.Table, list[bytes | None], str | None]:
 def _read_geoparquet(path: Path) -> tuple[pa.Table, list[bytes | None], str | None]:
     try:
         table = pq.read_table(path, partitioning=None)
-        geo = json.loads(table.schema.metadata[b"geo"])
-        name = geo["primary_column"]
-        about = geo["columns"][name]
-        if about.get("encoding") != "WKB":
-            raise DataError(f"{path}: geometries are encoded as {about.get('encoding')}; write them as WKB")
-        column = table[name].cast(pa.binary())
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        text = "is no GeoParquet (its metadata 'geo' names no column of geometries)"
-        raise DataError(f"{path}: {text}; write it with geopandas, GDAL or DuckDB") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    try:
+        geo = json.loads((table.schema.metadata or {})[b"geo"])
+        name = geo["primary_column"]
+        about, column = geo["columns"][name], table[name]
+    except (TypeError, KeyError, ValueError) as error:
+        text = "is no GeoParquet (its metadata 'geo' names no column of geometries)"
+        raise DataError(f"{path}: {text}; write it with geopandas, GDAL or DuckDB") from error
+    if about.get("encoding") != "WKB" or not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise DataError(f"{path}: geometries are encoded as {about.get('encoding')}; write them as WKB")
     # GeoParquet 1.1: a missing crs is longitude and latitude, null is unknown.
     crs = about.get("crs", "OGC:CRS84")
     return table.drop_columns([name]), column.to_pylist(), json.dumps(crs) if isinstance(crs, dict) else crs

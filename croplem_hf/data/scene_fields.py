@@ -155,9 +155,9 @@ class SceneFields:
         there = there[np.isfinite(shapely.bounds(local[there])).all(axis=1)]
         area, bounds = np.zeros(n), np.full((n, 4), np.nan)
         area[there] = shapely.area(local[there]) / 1e4
-        middle = np.full(n, None, object)
-        middle[there] = shapely.centroid(local[there])
-        centre = _coordinates(middle, self._local, CRS.from_epsg(4326))
+        middle = _transformed(shapely.centroid(given[there]), self.polygons.crs, CRS.from_epsg(4326))
+        centre = np.full((n, 2), np.nan)
+        centre[there] = shapely.get_coordinates(middle)
         target = CRS.from_user_input(self.scene.crs)
         if self.shrink:
             shrunk = np.full(n, None, object)
@@ -365,14 +365,6 @@ def _transformed(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray
         middle = len(geometries) // 2
         parts = [_transformed(part, source, target) for part in (geometries[:middle], geometries[middle:])]
         return np.concatenate(parts)
-
-
-def _coordinates(points: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
-    """(N, 2) of shapely points, NaN for None."""
-    xy = np.stack([shapely.get_x(points), shapely.get_y(points)], axis=1)
-    known = np.isfinite(xy).all(axis=1)
-    xy[known] = _points(xy[known], source, target)
-    return xy
 
 
 def _points(xy: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
