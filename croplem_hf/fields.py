@@ -119,8 +119,9 @@ def embed_fields(
     every date, empty, broken, too large, or nothing left.
 
     `KenyaFields` gives the fields of that data set, which come as numbers of pixels, as items of
-    `Embedder.embed_source`; polygons of any region go through here. Both hide what lies outside the field. They differ
-    at its border, where a polygon counts pixels by the share that it covers, so their tables are told apart.
+    `Embedder.embed_source`; polygons of any region go through here. Both hide what lies outside the field, and whole
+    pixels get the same embedding at patch size 1. They differ where a polygon covers part of a pixel, so their tables
+    are told apart.
 
     Args:
         scene: the place (`open_scene`).

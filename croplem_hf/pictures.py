@@ -225,7 +225,9 @@ def similar_sheet(rows: Sequence[Sequence[Shown]], path: str | os.PathLike) -> N
     if columns > 1:
         legend = "most similar first, with cosine"
         if high == 3:
-            legend += "; false colour is B08, B04, B03 (plants red); radar is VV, VH, VV - VH"
+            legend += "; false colour is B08, B04, B03 (plants red); radar VV, VH, VV - VH"
+        if any(item.rings for row in rows for item in row):
+            legend += "; white is beyond the scene"
         draw.text((x_of[1], 6), legend, fill=_FAINT, font=_font(12))
     for number, row in enumerate(rows):
         top = HEAD + number * row_height

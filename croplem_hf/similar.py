@@ -47,7 +47,7 @@ def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float =
     if least > within:
         raise DataError(
             f"the nearest item of the index, {ids[0]!r}, lies {least / 1000:.3g} km from ({lon:g}, {lat:g}), farther "
-            f"than {within:g} m; give another place, or allow more by --within"
+            f"than {within:g} m; longitude comes first, and --within allows more"
         )
     return [(name, float(far[rows == row][0])) for name, row in zip(ids, found, strict=True)]
 
@@ -100,7 +100,8 @@ def embed_queries(index: EmbeddingIndex, embedder: Embedder, source, items: Sequ
         info = embedder.info(source.unit, **settings)
     index.check_settings(info)
     if items is None and len(source) > MOST_QUERIES:
-        raise DataError(f"{len(source)} items are too many to look for at once; name some, such as {source.ids[0]!r}")
+        text = "items are too many to look for at once; name some by --item, such as"
+        raise DataError(f"{len(source)} {text} {source.ids[0]!r}")
     unknown = [name for name in items or () if name not in source.ids]
     if unknown:
         raise DataError(f"no {unknown[0]!r} among what to look for; there are {', '.join(source.ids[:5])}")

@@ -145,7 +145,8 @@ def _draw(args: argparse.Namespace, index, found, queries: list) -> None:
         from .data.scene_fields import SceneFields
 
         polygons = read_polygons(args.outlines, id_column=args.id_column, crs=args.crs)
-        source = SceneFields(open_scene(args.images, args.place), polygons)
+        shrink = index.info.get("shrink_m", 0.0)
+        source = SceneFields(open_scene(args.images, args.place), polygons, shrink=shrink)
     elif index.info.get("unit") == "field" and "shrink_m" in index.info:
         raise DataError("--picture of an index of fields needs --images SCENE and --outlines, the file of its polygons")
     else:
