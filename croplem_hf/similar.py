@@ -16,11 +16,12 @@ EARTH_RADIUS = 6_371_009.0
 WITHIN = 1000.0
 """Metres: what lies farther from a place is not what is there."""
 TOGETHER = 1.0
+"""Metres between items that are the same place, seen several times."""
 MOST_QUERIES = 20
 
 
 def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float = WITHIN) -> list[tuple[str, float]]:
-    """(id, metres) of the indexed item that is nearest to a place, and of others at the same distance.
+    """(id, metres) of the indexed item that is nearest to a place, and of others at the same place as it.
 
     Args:
         index: its items have columns `lon` and `lat`, of their middle.
@@ -41,15 +42,15 @@ def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float =
         raise DataError(f"the items of the index have no places (lon, lat); found columns {', '.join(names)}")
     rows = np.flatnonzero(there)
     far = distance(lon, lat, lons[rows], lats[rows])
-    least = far.min()
-    found = rows[far <= least + TOGETHER]
-    ids = index.metadata["id"].take(found).to_pylist()
+    nearest = far.argmin()
+    least, same = far[nearest], distance(lons[rows][nearest], lats[rows][nearest], lons[rows], lats[rows]) <= TOGETHER
+    ids = index.metadata["id"].take(rows[same]).to_pylist()
     if least > within:
         raise DataError(
             f"the nearest item of the index, {ids[0]!r}, lies {least / 1000:.3g} km from ({lon:g}, {lat:g}), farther "
             f"than {within:g} m; longitude comes first, and --within allows more"
         )
-    return [(name, float(far[rows == row][0])) for name, row in zip(ids, found, strict=True)]
+    return list(zip(ids, far[same].tolist(), strict=True))
 
 
 def distance(lon: float, lat: float, lons: np.ndarray, lats: np.ndarray) -> np.ndarray:

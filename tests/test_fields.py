@@ -16,8 +16,11 @@ from croplem_hf import (
     DataError,
     Embedder,
     EmbeddingIndex,
+    KenyaFields,
+    KenyaTiles,
     SceneFields,
     embed_fields,
+    generate_kenya,
     open_scene,
     read_table,
 )
@@ -28,6 +31,7 @@ from croplem_hf.data.scene_fields import coverage, lattice, patch_weights
 from croplem_hf.fields import encode_fields
 from croplem_hf.model import CropLEMConfig, CropLEMImageProcessor, CropLEMModel
 from croplem_hf.model.tokens_croplem import pool_sensors
+from croplem_hf.sensors import S2_BANDS
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 X, Y, EPSG = 766410.0, 9951740.0, "EPSG:32736"
@@ -393,3 +397,33 @@ def test_no_field_at_all_is_an_error(tmp_path, embedder):
         embed_fields(scene, polygons([box(50, 50, 4, 4), box(60, 60, 4, 4)]), embedder, tmp_path / "e.parquet",
                      progress=False)  # fmt: skip
     assert not (tmp_path / "e.parquet").exists() and not (tmp_path / "e.parquet.parts").exists()
+
+
+# The other way to fields
+
+
+@pytest.mark.slow
+def test_polygons_of_whole_pixels_are_embedded_as_the_fields_of_kenya(tmp_path, embedder):
+    root = generate_kenya(tmp_path / "kenya", tile_size=(48, 60), fields=30)
+    fields, tiles = KenyaFields(root), KenyaTiles(root, size=128)
+    tile, keep = tiles[0], [band != "B10" for band in S2_BANDS]
+    a, b, x, d, e, y = tile["transform"]
+    grid, lines = {"crs": tile["crs"], "transform": tile["transform"]}, ["path,sensor,date,mask,level,units"]
+    for t, date in enumerate(tile["s2_dates"]):
+        write_geotiff(tmp_path / f"o{t}.tif", np.nan_to_num(tile["s2"][t, keep]), **grid)
+        write_geotiff(tmp_path / f"m{t}.tif", (~tile["s2_valid"][t])[None].astype(np.uint8), **grid)
+        lines.append(f"o{t}.tif,s2,{date},m{t}.tif,L2A,dn")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    scene, samples, shapes = open_scene(tmp_path, s2_offset=0), [], []
+    for sample in (fields[i] for i in range(len(fields))):
+        seen = sample["s2_valid"].any(axis=0)
+        if seen.sum() == sample["area_px"]:
+            left, top = sample["transform"][2], sample["transform"][5]
+            pixels = [shapely.box(left + 10 * c, top - 10 * r - 10, left + 10 * c + 10, top - 10 * r)
+                      for r, c in np.argwhere(seen)]  # fmt: skip
+            samples.append(sample)
+            shapes.append(shapely.union_all(pixels))
+    assert len(samples) > 10
+    found = vectors_of(embedder, scene, polygons(shapes, [s["id"] for s in samples], crs=tile["crs"]))
+    expected = embedder.encode(samples, patch_size=1)
+    np.testing.assert_allclose(np.stack([found[s["id"]] for s in samples]), expected, rtol=0, atol=1e-4)
