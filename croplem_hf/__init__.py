@@ -30,9 +30,12 @@ if TYPE_CHECKING:
         open_scene as open_scene,
         open_source as open_source,
     )
+    from .data.polygons import read_polygons as read_polygons
+    from .data.scene_fields import SceneFields as SceneFields
     from .embedding import Embedder as Embedder
     from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
     from .evaluation import evaluate as evaluate
+    from .fields import embed_fields as embed_fields
     from .heads import LogisticHead as LogisticHead, fit_head as fit_head
     from .index import EmbeddingIndex as EmbeddingIndex
     from .labels import match_labels as match_labels, read_labels as read_labels
@@ -66,11 +69,13 @@ _WHERE = {
     "KenyaTiles": "data",
     "LogisticHead": "heads",
     "SEN12MSFolder": "data",
+    "SceneFields": "data.scene_fields",
     "SeriesTable": "data",
     "ShardFolder": "data",
     "TrainingConfig": "training",
     "build_shards": "data",
     "check_sample": "data",
+    "embed_fields": "fields",
     "evaluate": "evaluation",
     "fit_head": "heads",
     "generate_eurosat": "data",
@@ -87,6 +92,7 @@ _WHERE = {
     "open_source": "data",
     "packaged_path": "resolver",
     "read_labels": "labels",
+    "read_polygons": "data.polygons",
     "read_table": "table",
     "resolve_checkpoint": "resolver",
     "train": "training",

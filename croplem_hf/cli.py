@@ -11,12 +11,14 @@ from . import __version__
 from .data_verbs import add_verbs as add_data_verbs
 from .errors import CropLEMError, DataError
 from .label_verbs import add_verbs as add_label_verbs, seed_number
+from .similar_verb import add_verb as add_similar_verb, with_place
 
 EXAMPLES = """examples:
   croplem demo --out croplem-demo
   croplem embed SEN12MS/ patches.parquet
   croplem index patches.parquet patches.index
   croplem similar patches.index --id ROIs1970_fall_139_p839 --images SEN12MS/ --picture similar.png
+  croplem embed my_scene/ fields.parquet --fields fields.gpkg
   croplem suggest patches.parquet -n 50 --out next.csv
   croplem fit patches.parquet --labels labels.csv cropland.head
   croplem map my_scene/ --head cropland.head map.tif
@@ -28,7 +30,7 @@ RESUMABLE = ("embed", "map", "demo", "data build", "data download")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line -> exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted, or what a verb returns."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(with_place(sys.argv[1:] if argv is None else argv))
     name = " ".join(filter(None, (args.verb, getattr(args, "data_verb", None))))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if args.verbose:
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     embed = verb(
-        "embed", _embed, "Embed every patch or series of SRC into the Parquet table OUT.",
+        "embed", _embed, "Embed every patch, series or field of SRC into the Parquet table OUT.",
         epilog="A run that was cut off goes on where it stopped when the same command is given again. An embeddings "
         "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
         "OUT.skipped.csv. `accelerate launch scripts/embed.py SRC OUT`, or torchrun, lets several processes share the "
@@ -97,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     text = "several processes: give one up after so long without a sign of life (default 300)"
     embed.add_argument("--wait", type=_positive, default=300, metavar="SECONDS", help=text)
+    embed.add_argument("--fields", type=Path, metavar="FIELDS", help="embed the polygons of this file (.geojson, "
+                       ".gpkg, .shp, .parquet) instead; SRC is then the scene that they lie in")  # fmt: skip
+    embed.add_argument("--id-column", metavar="COLUMN", help="names the fields (default: id, else file and row)")
+    embed.add_argument("--shrink", type=float, metavar="METRES", help="move borders of fields inward, for GPS error")
+    embed.add_argument("--crs", help="coordinate system of FIELDS, where the file does not say")
+    embed.add_argument("--place", metavar="ID", help="which place of SRC the fields lie in, where it lists several")
     embed.add_argument("--s2-level", choices=("L1C", "L2A"), help="level of optics, where SRC does not say it")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -106,16 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "above 100,000 rows: half floats behind two bits a dimension (default), or half the bytes at 0.96 recall"
     index.add_argument("--preset", choices=("default", "compact"), default="default", help=text)
 
-    similar = verb("similar", _similar, "Find what is most like one item of an index.")
-    similar.add_argument("index", metavar="INDEX", type=Path, help="folder that `croplem index` wrote")
-    similar.add_argument("--id", required=True, action="append", help="item to start from; may be given several times")
-    text = "only among items that fit, compared exactly; may be repeated"
-    similar.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help=text)
-    similar.add_argument("-k", type=int, default=10, help="how many neighbours (default 10)")
-    similar.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    similar.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
-    similar.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
-
+    add_similar_verb(verb)
     add_label_verbs(verb)
 
     info = verb("info", _info, "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.")
@@ -178,6 +177,13 @@ def _quiet_transformers() -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
+    of_fields, of_others = ("id_column", "shrink", "crs", "place"), ("pooling", "truncate_dim")
+    given = [name for name in (of_others if args.fields else of_fields) if getattr(args, name) is not None]
+    if given:
+        raise DataError(f"--{given[0].replace('_', '-')} {'does not go with' if args.fields else 'is for'} --fields")
+    if args.fields:
+        _embed_fields(args)
+        return
     from .data import open_source
     from .export import export_source
 
@@ -210,6 +216,24 @@ def _own_device(local: int) -> str | None:
     return f"{torch.accelerator.current_accelerator().type}:{local % torch.accelerator.device_count()}"
 
 
+def _embed_fields(args: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise DataError("fields are embedded by one process: start `croplem embed` alone")
+    from .data import open_scene
+    from .data.polygons import read_polygons
+    from .fields import embed_fields
+
+    polygons = read_polygons(args.fields, id_column=args.id_column, crs=args.crs)
+    scene = open_scene(args.src, args.place, sensors=args.sensors, s2_level=args.s2_level)
+    table = embed_fields(
+        scene, polygons, load_embedder(args.model, args.device), args.out, sensors=args.sensors,
+        patch_size=args.patch_size or 1, centre=not args.no_centre, shrink=args.shrink or 0.0, progress=not args.quiet,
+    )  # fmt: skip
+    count = table.info.get("skipped", 0)
+    skipped = f"; {count} fields skipped, listed in {args.out}.skipped.csv" if count else ""
+    print(f"{len(table)} embeddings of {table.vectors.shape[1]} numbers in {args.out}{skipped}")
+
+
 def _index(args: argparse.Namespace) -> None:
     from .index import EmbeddingIndex
 
@@ -217,45 +241,6 @@ def _index(args: argparse.Namespace) -> None:
     recall = index.settings.get("recall")
     said = "" if recall is None else f"; {recall:.3f} of the ten nearest are found, measured on rows of its own"
     print(f"{len(index)} embeddings indexed in {args.out}{said}")
-
-
-def _similar(args: argparse.Namespace) -> None:
-    from .index import EmbeddingIndex
-
-    if args.picture and not args.images:
-        raise DataError("--picture needs --images SRC: the index holds no images")
-    index = EmbeddingIndex.load(args.index)
-    where: dict[str, list[str]] = {}
-    for text in args.where:
-        column, equal, value = text.partition("=")
-        if not equal:
-            raise DataError(f"--where must be COLUMN=VALUE, such as region=Kenya; found {text!r}")
-        where.setdefault(column, []).append(value)
-    found = index.query(ids=args.id, k=args.k, where=where or None)
-    if args.picture:
-        from .data import open_source
-        from .pictures import draw_similar
-
-        draw_similar(open_source(args.images), args.id, found, args.picture)
-        print(f"picture in {args.picture}", file=sys.stderr)
-    metadata = iter(index.metadata.take(found.rows.ravel()).to_pylist())
-    rows = [
-        next(metadata) | {"query": query, "rank": rank, "score": round(float(score), 4)}
-        for query, scores in zip(args.id, found.scores, strict=True)
-        for rank, score in enumerate(scores, 1)
-    ]
-    if args.json:
-        print(json.dumps(rows, indent=1, default=str))
-    else:
-        columns = ["query", "rank", "id", "score", "region", "lon", "lat"]
-        cells = [[_cell(row.get(c)) for c in columns] for row in rows]
-        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-        for line in (columns, *cells):
-            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value) -> str:
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _info(args: argparse.Namespace) -> None:

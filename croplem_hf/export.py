@@ -99,7 +99,7 @@ def export_source(
         if rank:
             return None
         _wait_for_others(writer, blocks, ranks, wait, bar)
-        return _finish(writer, out)
+        return finish_table(writer)
 
 
 def block_rows(length: int) -> int:
@@ -197,9 +197,14 @@ def _wait_for_others(writer: TableWriter, blocks: list[tuple[int, int]], ranks: 
         time.sleep(_POLL)
 
 
-def _finish(writer: TableWriter, out: Path) -> tuple[int, int]:
+def finish_table(writer: TableWriter) -> tuple[int, int]:
+    """Join the parts of a table and list in OUT.skipped.csv what is not in it -> numbers of embeddings and of those.
+
+    Raises:
+        DataError: nothing could be embedded.
+    """
     skipped = writer.skipped()
-    listed = out.with_name(out.name + ".skipped.csv")
+    listed = writer.path.with_name(writer.path.name + ".skipped.csv")
     writer.write_beside(listed, _skipped_csv(skipped))
     if len(skipped) == writer.total:
         writer.discard()
@@ -237,4 +242,4 @@ def _skipped_csv(skipped: Sequence[tuple[str, str]]) -> str | None:
     return text.getvalue()
 
 
-__all__ = ["block_rows", "export_source"]
+__all__ = ["block_rows", "export_source", "finish_table"]

@@ -239,7 +239,7 @@ def test_wrong_usage(tree, capsys):
         (["embed", tree, "o", "--patch-size", "0"], "argument --patch-size: '0' is not a whole number from 1 to 16"),
         (["embed", tree, "o", "--patch-size", "x"], "argument --patch-size: 'x' is not a whole number from 1 to 16"),
         (["embed", tree, "o", "--sensors", "s3"], "argument --sensors: 's3' is not s1, s2 or s1,s2"),
-        (["similar", "i"], "the following arguments are required: --id"),
+        (["similar", "i"], "one of the arguments --id --lonlat --field --image is required"),
     ]:
         code, out, err = run(capsys, *argv)
         assert (code, out, len(err)) == (2, "", 1) and message in err[0]

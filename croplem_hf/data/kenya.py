@@ -49,6 +49,9 @@ class KenyaFields(KenyaMosaic):
     `cropland` (1 where labelled), `split`, `region` and `tile`, `block` (a spatial block of 2.56 km), `area_px` (pixels
     of the field) and `generated` (invented data, whose ids begin with "generated_").
 
+    This is the way for this data set, whose fields are numbers of pixels. Fields that are polygons go through
+    `croplem_hf.embed_fields`; of the same pixels, both give the same embedding at patch size 1.
+
     Args:
         root: a copy of the data in any layout.
         split: "train", "test" (labels withheld), or None for both.

@@ -149,15 +149,17 @@ def pool_sensors(
     """(B, N, D), bool (B, N), (B, N) -> (B, D): sixty radar dates do not drown five optical ones.
 
     With `spread` -> (B, 2 D): the mean of each sensor's tokens and then their standard deviation, 0 for one token.
+    Weights of at least 0 may stand for `token_mask`: only their ratios within a sensor count.
     """
     total = count = 0
     for number in range(len(SENSORS)):
-        weight = (token_mask & (sensor == number)).to(tokens.dtype)
+        weight = token_mask.to(tokens.dtype) * (sensor == number)
         n = weight.sum(dim=1, keepdim=True)
-        pooled = (weight[:, None] @ tokens).squeeze(1) / n.clamp(min=1)
+        whole = n.masked_fill(n == 0, 1)
+        pooled = (weight[:, None] @ tokens).squeeze(1) / whole
         if spread:
             square = (tokens - pooled[:, None]) ** 2
-            variance = (weight[:, None] @ square).squeeze(1) / n.clamp(min=1)
+            variance = (weight[:, None] @ square).squeeze(1) / whole
             # The slope of a root at 0 has no end; this one is 0 at 0 and smooth.
             pooled = torch.cat([pooled, (variance + SPREAD_FLOOR).sqrt() - SPREAD_FLOOR**0.5], dim=1)
         total = total + pooled * (n > 0)
