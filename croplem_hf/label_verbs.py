@@ -19,16 +19,20 @@ def add_verbs(verb) -> None:
     suggest.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
 
-    fit = verb("fit", _fit, "Fit a calibrated logistic head to the labels of an embeddings table.")
+    fit = verb("fit", _fit, "Fit a small calibrated classifier to the labels of an embeddings table.")
     _table_arguments(fit)
     _block_argument(fit)
     fit.add_argument("out", type=Path, metavar="OUT", help="head folder to write")
-    fit.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
+    _head_arguments(fit)
+    fit.add_argument("--calibration", choices=("temperature", "isotonic", "none"), default="temperature",
+                     help="of the probabilities, on held-out labels (default temperature)")  # fmt: skip
+    fit.add_argument("--conformal", type=Path, metavar="LABELS", help="labels kept apart, for sets of classes")
 
     draw = verb("map", _map, "Classify a scene into a GeoTIFF on its own grid: class and probabilities.")
     draw.add_argument("scene", metavar="SCENE", type=Path, help="metadata.csv of its rasters, or its folder")
     draw.add_argument("out", metavar="OUT.tif", type=Path, help="map to write")
     draw.add_argument("--head", type=Path, required=True, metavar="HEAD", help="folder that `croplem fit` wrote")
+    draw.add_argument("--region", metavar="NAME", help="region of the scene, for heads that standardise by region")
     draw.add_argument("--id", help="which place, where metadata.csv lists several")
     draw.add_argument("--stride", type=_count, metavar="PIXELS", help="side of a cell, for heads on patches")
     draw.add_argument("--model", help="checkpoint of the head's embeddings (default: the one that the head names)")
@@ -53,6 +57,14 @@ def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = Tr
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that fit; may be repeated"
     )
+
+
+def _head_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--head", choices=("logistic", "knn", "mlp", "boosting"), default="logistic",
+                        help="kind of classifier (default logistic)")  # fmt: skip
+    parser.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
+    parser.add_argument("--standardise-by", metavar="COLUMN",
+                        help="standardise every region by its own embeddings; maps then need --region")  # fmt: skip
 
 
 def _region_argument(parser: argparse.ArgumentParser) -> None:
@@ -100,24 +112,44 @@ def _suggest(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from .heads import fit_head
+    import numpy as np
+
+    from .heads import conformalise, fit_head
+    from .labels import match_labels, read_labels
 
     table, y = _labelled_table(args)
-    head = fit_head(table, y, block=args.block, class_weight=args.class_weight)
+    sets = match_labels(table, read_labels(args.conformal)) if args.conformal else None
+    if sets is not None:
+        # What calibrates the sets must not be in training.
+        y = np.where([label is not None for label in sets], None, y)
+    head = fit_head(
+        table, y, kind=args.head, block=args.block, standardise_by=args.standardise_by, class_weight=args.class_weight,
+        calibration=args.calibration,
+    )  # fmt: skip
+    if sets is not None:
+        conformalise(head, table, sets, args.standardise_by)
     head.save(args.out)
     counts = ", ".join(f"{name} {count}" for name, count in zip(head.classes_, head.n_labels_, strict=True))
-    calibrated = f"temperature {head.temperature_:.2f}" if head.calibrated_ else "not calibrated: too few labels"
-    print(f"head of {len(head.classes_)} classes ({counts}; {calibrated}) in {args.out}")
+    calibrated = f"temperature {head.temperature_:.2f}" if head.calibration == "temperature" else head.calibration
+    if not head.calibrated_ and head.calibration != "none":
+        calibrated = "not calibrated: too few labels"
+    print(f"{args.head} head of {len(head.classes_)} classes ({counts}; {calibrated}) in {args.out}")
 
 
 def _map(args: argparse.Namespace) -> None:
     from .cli import load_embedder
     from .data import open_scene
-    from .heads import LogisticHead
+    from .errors import DataError
+    from .heads import load_head
     from .mapping import map_scene
     from .resolver import DEFAULT_CHECKPOINT
 
-    head = LogisticHead.load(args.head)
+    head = load_head(args.head)
+    if head.regions_ is not None:
+        if args.region is None:
+            known = ", ".join(head.regions_.names_)
+            raise DataError(f"{args.head}: standardises every region by itself; give --region, one of {known}")
+        head = head.for_region(args.region)
     scene = open_scene(args.scene, args.id)
     name = args.model or head.info_.get("model")
     embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, args.device)

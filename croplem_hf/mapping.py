@@ -25,7 +25,7 @@ from .data.folder import Scene
 from .data.sample import make_sample
 from .embedding import TOKENS_PER_BATCH, Embedder, default_patch_size
 from .errors import DataError
-from .heads import TENSORS, LogisticHead
+from .heads import Head
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class MapSettings:
         return {"sensors": self.sensors, "patch_size": self.patch_size, "centre": self.centre}
 
 
-def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSettings:
+def map_settings(scene: Scene, embedder: Embedder, head: Head) -> MapSettings:
     """Settings that reproduce the head's embeddings on a scene.
 
     Raises:
@@ -96,7 +96,7 @@ def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSet
     return settings
 
 
-def _warn_of_differences(scene: Scene, head: LogisticHead, sensors: str) -> None:
+def _warn_of_differences(scene: Scene, head: Head, sensors: str) -> None:
     """One line on what the head was fitted on and this scene is not; a head need not know."""
     level = head.patch_.get("s2_level")
     pairs = [("sensors", head.patch_.get("sensors"), sensors)]
@@ -111,7 +111,7 @@ def _warn_of_differences(scene: Scene, head: LogisticHead, sensors: str) -> None
 def map_scene(
     scene: Scene,
     embedder: Embedder,
-    head: LogisticHead,
+    head: Head,
     out: str | os.PathLike,
     *,
     stride: int | None = None,
@@ -184,7 +184,7 @@ def _coded(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _pixel_blocks(
-    scene: Scene, embedder: Embedder, head: LogisticHead, settings: MapSettings, tokens: int
+    scene: Scene, embedder: Embedder, head: Head, settings: MapSettings, tokens: int
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(row, column, probabilities (K, h, w)) of each tile."""
     values = 2 * len(scene.dates["s1"]) + 13 * len(scene.dates["s2"])
@@ -205,7 +205,7 @@ def _pixel_blocks(
 def predict_pixels(
     scene: Scene,
     embedder: Embedder,
-    head: LogisticHead,
+    head: Head,
     settings: MapSettings,
     window: tuple[int, int, int, int],
     tokens_per_batch: int = TOKENS_PER_BATCH,
@@ -293,7 +293,7 @@ def _embed_pixels(
 
 
 def _cell_blocks(
-    scene: Scene, embedder: Embedder, head: LogisticHead, settings: MapSettings, steps: tuple[int, int]
+    scene: Scene, embedder: Embedder, head: Head, settings: MapSettings, steps: tuple[int, int]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(row, 0, probabilities (K, h, W)) of each row of tiles."""
     number, line = -1, None
@@ -309,7 +309,7 @@ def _cell_blocks(
 
 
 def predict_cells(
-    scene: Scene, embedder: Embedder, head: LogisticHead, settings: MapSettings, steps: tuple[int, int], number: int
+    scene: Scene, embedder: Embedder, head: Head, settings: MapSettings, steps: tuple[int, int], number: int
 ) -> np.ndarray:
     """Class probabilities of one row of cells, each by the window around it.
 
@@ -353,11 +353,11 @@ def _start(number: int, step: int, size: int, total: int) -> int:
     return min(max(number * step - (size - step) // 2, 0), total - size)
 
 
-def _head_hash(head: LogisticHead) -> str:
+def _head_hash(head: Head) -> str:
     """SHA-256 over the classes and the fitted numbers of a head: the same however it was stored."""
     digest = hashlib.sha256(json.dumps(head.classes_.tolist()).encode())
-    for name in TENSORS:
-        digest.update(np.ascontiguousarray(getattr(head, name), "<f8").tobytes())
+    for name, array in sorted(head.tensors().items()):
+        digest.update(name.encode() + np.ascontiguousarray(array, "<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -368,7 +368,7 @@ def _cut(value, left: int, width: int):
 
 @contextlib.contextmanager
 def _map_file(
-    out: Path, scene: Scene, embedder: Embedder, head: LogisticHead, settings: MapSettings
+    out: Path, scene: Scene, embedder: Embedder, head: Head, settings: MapSettings
 ) -> Iterator[rasterio.io.DatasetWriter]:
     """The GeoTIFF to write blocks to, under its name only after the last one."""
     classes = [str(name) for name in head.classes_]

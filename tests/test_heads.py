@@ -18,14 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from croplem_hf.errors import CheckpointError, DataError
-from croplem_hf.heads import LogisticHead, fit_head
+from croplem_hf.heads import BoostingHead, KNNHead, LogisticHead, MLPHead, fit_head
 from croplem_hf.table import EmbeddingsTable
 
 INFO = {"weights_hash": "abc", "processor": {"s1_mean": [1.5]}, "sensors": None, "patch_size": 8, "pooling": "mean",
         "centred": True, "unit": "patch", "model": "m"}  # fmt: skip
 
 
-@parametrize_with_checks([LogisticHead()])
+@parametrize_with_checks([LogisticHead(), KNNHead(), MLPHead(), BoostingHead(trees=30)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_is_a_scikit_learn_classifier(estimator, check):
     check(estimator)
@@ -226,7 +226,7 @@ def test_refuses_files_that_are_no_head(tmp_path):
 
     breaks("is damaged", "{")
     breaks("is damaged", "[]")
-    breaks("format 99, this library reads 1", json.dumps(about | {"format": 99}))
+    breaks("format 99, this library reads 2", json.dumps(about | {"format": 99}))
     breaks("checksum", data=tensors[:-1] + bytes([tensors[-1] ^ 1]))
     breaks("not the files of a LogisticHead", json.dumps({k: v for k, v in about.items() if k != "parameters"}))
     (folder / "head.safetensors").unlink()
