@@ -1,4 +1,4 @@
-"""The verbs of `croplem` that work with labels: suggest, fit, map and evaluate."""
+"""The verbs of `croplem` that work with labels: suggest, fit, map, evaluate and area."""
 
 import argparse
 import sys
@@ -47,6 +47,12 @@ def add_verbs(verb) -> None:
     judge.add_argument("--seeds", type=int, default=5, help="replays of label buying, 0 for none (default 5)")
     judge.add_argument("--title", default="Evaluation of embeddings", help="heading of the report")
     judge.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+    area = verb("area", _area, "Areas of a map's classes with their errors, from a random sample of labelled places.")
+    area.add_argument("map", metavar="MAP.tif", type=Path, help="map that `croplem map` wrote")
+    area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help="lon, lat, label, and strata")
+    area.add_argument("--out", type=Path, metavar="AREA.json", help="write the figures too")
 
 
 def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = True) -> None:
@@ -155,6 +161,17 @@ def _map(args: argparse.Namespace) -> None:
     embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, args.device)
     map_scene(scene, embedder, head, args.out, stride=args.stride, progress=not args.quiet)
     print(f"map of {scene.height} x {scene.width} pixels, classes {', '.join(map(str, head.classes_))}, in {args.out}")
+
+
+def _area(args: argparse.Namespace) -> None:
+    from .evaluation.map_area import area_lines, map_area
+    from .evaluation.report import write_json
+
+    found = map_area(args.map, args.labels)
+    if args.out:
+        write_json(args.out, found)
+    print(f"{found['n']} labels, strata: {found['strata']}")
+    print("\n".join(area_lines(found)))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

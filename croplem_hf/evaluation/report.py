@@ -11,6 +11,7 @@ What goes into a section is HTML made by the functions here and in `figures`, wh
 import base64
 import html
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,6 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[str], *
         subtitle: line below the heading, text.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
@@ -71,10 +71,30 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[str], *
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page)
     return path
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, whole or not at all; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: str | os.PathLike, figures: Mapping) -> None:
+    """Write figures as JSON, whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_plain(figures), indent=1, allow_nan=False))
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def section(title: str, *parts: str) -> str:
@@ -232,5 +252,5 @@ def _is_number(text: str) -> bool:
 
 __all__ = [
     "NAMES", "embed", "image", "image_section", "key_facts", "paragraph", "percent", "region_table", "section",
-    "table", "write_report",
+    "table", "write_json", "write_report", "write_text",
 ]  # fmt: skip

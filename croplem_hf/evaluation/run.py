@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import datetime
 import io
-import json
 import math
 import os
 import time
@@ -32,7 +31,7 @@ from .calibration import calibration
 from .fairness import METRICS, class_scores, region_scores, score, score_intervals, spread, worst_region
 from .label_efficiency import areas, differences, labels_to_reach, learning_curves
 from .pages import pages
-from .report import write_report
+from .report import write_json, write_report, write_text
 from .transfer import few_shot, few_shot_means, fit_predict, grouped_cross_validation, leave_one_region_out
 
 BUDGETS = (10, 20, 50, 100, 200, 500)
@@ -123,8 +122,8 @@ def evaluate(
     }  # fmt: skip
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "figures.json", json.dumps(_plain(figures), indent=1, allow_nan=False))
-    _write(out / "regions.csv", _regions_csv(figures))
+    write_json(out / "figures.json", figures)
+    write_text(out / "regions.csv", _regions_csv(figures))
     write_report(out / "report.html", title, pages(figures), subtitle=_subtitle(figures))
     return figures
 
@@ -245,21 +244,6 @@ def _regions_csv(figures: dict) -> str:
             texts = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             writer.writerow([protocol, row["region"], row["n"], row["blocks"], *texts])
     return buffer.getvalue()
-
-
-def _plain(value):
-    """As JSON has it: NaN becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 __all__ = ["evaluate"]

@@ -5,6 +5,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from .base import Head
 
+BINS = 63
+"""Steps of a feature: four times as fast as 255."""
 FIELDS = ("feature_idx", "num_threshold", "left", "right", "value", "is_leaf")
 
 
@@ -51,7 +53,8 @@ class BoostingHead(Head):
     def _learn(self, Z: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> None:
         model = HistGradientBoostingClassifier(
             max_iter=self.trees, learning_rate=self.learning_rate, max_leaf_nodes=self.leaves, l2_regularization=1.0,
-            min_samples_leaf=self.rows_per_leaf, early_stopping=False, random_state=self.random_state,
+            max_bins=BINS, min_samples_leaf=self.rows_per_leaf, early_stopping=False,
+            random_state=self.random_state,
         ).fit(Z, codes, sample_weight=weight)  # fmt: skip
         nodes = [tree.nodes for round_ in model._predictors for tree in round_]
         shape = (len(nodes), max(map(len, nodes)))
