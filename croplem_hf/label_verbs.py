@@ -44,6 +44,8 @@ def add_verbs(verb) -> None:
     _region_argument(judge)
     _block_argument(judge)
     judge.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder of report, figures and tables")
+    _head_arguments(judge)
+    judge.add_argument("--imagery", metavar="SRC", help="what was embedded: adds baselines from the imagery itself")
     judge.add_argument("--seeds", type=int, default=5, help="replays of label buying, 0 for none (default 5)")
     judge.add_argument("--title", default="Evaluation of embeddings", help="heading of the report")
     judge.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -175,13 +177,19 @@ def _area(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from functools import partial
+
     from .evaluation import evaluate
+    from .evaluation.design import read_design
     from .evaluation.report import percent
+    from .heads import HEADS
 
     table, y = _labelled_table(args)
     figures = evaluate(
         table, y, args.out, title=args.title, region=args.region, block=args.block, seeds=args.seeds,
-        progress=not args.quiet,
+        make_head=partial(HEADS[args.head], class_weight=args.class_weight), standardise_by=args.standardise_by,
+        design=read_design(args.labels, table.ids) if args.labels else None,
+        baselines=_baselines(args.imagery, table.info) if args.imagery else None, progress=not args.quiet,
     )  # fmt: skip
     for part, text in figures["left_out"].items():
         print(f"left out: {part} ({text})", file=sys.stderr)
@@ -191,6 +199,20 @@ def _evaluate(args: argparse.Namespace) -> None:
             scores = "  ".join(f"{metric} {percent(row[metric])}" for metric in ("auc", "balanced_accuracy"))
             print(f"{name:16} {row['region']:24} n {row['n']:<7} {scores}")
     print(f"report in {args.out / 'report.html'}; all figures in {args.out / 'figures.json'}")
+
+
+def _baselines(imagery: str, info: dict):
+    """A function that gives baselines of labelled ids, as `evaluate` takes it."""
+    from .cli import load_embedder
+    from .data import open_source
+    from .evaluation.baselines import imagery_baselines
+    from .resolver import DEFAULT_CHECKPOINT
+
+    source, name = open_source(imagery), info.get("model")
+    embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, None)
+    patch_size = info.get("patch_size")
+    settings = {"sensors": info.get("sensors"), "patch_size": None if patch_size == "auto" else patch_size}
+    return lambda ids: imagery_baselines(source, ids, embedder, settings)
 
 
 __all__ = ["add_verbs", "seed_number"]

@@ -23,8 +23,12 @@ def test_the_example_of_olofsson_and_others_comes_out():
     producers = [row["producers_accuracy"]["value"] for row in found["classes"]]
     assert users == pytest.approx([0.88, 0.73, 0.93, 0.96], abs=0.005)
     assert producers == pytest.approx([0.75, 0.85, 0.93, 0.96], abs=0.005)
-    margins = [1.96 * row["producers_accuracy"]["se"] for row in found["classes"]]
-    assert margins == pytest.approx([0.21, 0.25, 0.03, 0.01], abs=0.006)
+    # Equation 7 of theirs, for the first class.
+    n, size, p, u = np.array(COUNTS).sum(axis=1), np.array(SIZES, float), producers[0], users[0]
+    share = np.array(COUNTS)[:, 0] / n
+    parts = size**2 * share * (1 - share) / (n - 1)
+    variance = ((1 - p) ** 2 * size[0] ** 2 * u * (1 - u) / (n[0] - 1) + p**2 * parts[1:].sum()) / 235_086**2
+    assert rows["deforestation"]["producers_accuracy"]["se"] == pytest.approx(np.sqrt(variance), rel=1e-3)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4))
