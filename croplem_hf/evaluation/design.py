@@ -78,7 +78,7 @@ def design(columns: Sequence[Sequence], rows: Sequence[int], where: str) -> Desi
             "region and would give false figures. Label what `croplem suggest --validation` draws, or use other labels"
         )
     weights = np.where(drawn & tests, 1 / np.where(drawn, probability, 1), 1.0)
-    return Design(tests, weights, np.array(stratum, object).astype(str), drawn.any() or any(sample))
+    return Design(tests, weights, np.array(stratum, object).astype(str), bool(drawn.any()) or any(sample))
 
 
 def _probability(value: object, where: str) -> float:

@@ -40,16 +40,18 @@ p { margin: .6rem 0; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: 46rem; }
 th, td { padding: .32rem .8rem; border-bottom: 1px solid #ececec; text-align: left; white-space: nowrap; }
-th { font-weight: 600; border-bottom: 2px solid #ccc; vertical-align: bottom; }
+th { font-weight: 600; border-bottom: 2px solid #ccc; vertical-align: bottom; white-space: normal; }
+th.number { max-width: 9rem; }
+ul.plain { max-width: 46rem; padding-left: 1.2rem; }
 th.number, td.number { text-align: right; }
 tr.strong td { font-weight: 600; border-top: 2px solid #ccc; }
 tr.faint td { color: #6f6f6f; }
 figure { margin: 1.2rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }
 ul.facts { list-style: none; padding: 0; margin: 1.2rem 0; display: grid; gap: .8rem; }
-ul.facts { grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); }
+ul.facts { grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
 ul.facts li { background: #f5f7f8; border-radius: .4rem; padding: .7rem .9rem; font-size: .85rem; color: #444; }
-ul.facts b { display: block; font-size: 1.35rem; color: #111; line-height: 1.3; }
+ul.facts b { display: block; font-size: 1.2rem; color: #111; line-height: 1.3; }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
@@ -106,6 +108,11 @@ def paragraph(text: str, *, note: bool = False) -> str:
     """A paragraph; a note is set smaller."""
     kind = ' class="note"' if note else ""
     return f"<p{kind}>{html.escape(text)}</p>"
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """A list of texts."""
+    return '<ul class="plain">' + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
 
 
 def key_facts(facts: Mapping[str, str]) -> str:
@@ -251,6 +258,6 @@ def _is_number(text: str) -> bool:
 
 
 __all__ = [
-    "NAMES", "embed", "image", "image_section", "key_facts", "paragraph", "percent", "region_table", "section",
-    "table", "write_json", "write_report", "write_text",
+    "NAMES", "bullets", "embed", "image", "image_section", "key_facts", "paragraph", "percent", "region_table",
+    "section", "table", "write_json", "write_report", "write_text",
 ]  # fmt: skip

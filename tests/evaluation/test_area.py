@@ -31,6 +31,18 @@ def test_the_example_of_olofsson_and_others_comes_out():
     assert rows["deforestation"]["producers_accuracy"]["se"] == pytest.approx(np.sqrt(variance), rel=1e-3)
 
 
+def test_the_example_of_stehman_comes_out_where_strata_are_not_classes():
+    true = list("AAAAACBABCABBBBBAABBCCCCCDDBBADDDDDDDCCB")
+    mapped = list("AAAAAAABBBABBBBBBBBBBBCCCCCCBBDDDDDDDDDD")
+    sizes = {"1": 40_000, "2": 30_000, "3": 20_000, "4": 10_000}
+    rows = {row["class"]: row for row in area_estimates(mapped, true, np.repeat(list("1234"), 10), sizes)["classes"]}
+    for name, users, producers in (("A", (0.7419, 0.1646), (0.6571, 0.1477)), ("B", (0.5745, 0.1248), (0.7941, 0.1166)),
+                                   ("C", (0.5, 0.2152), (0.3, 0.1504))):  # fmt: skip
+        for key, expected in (("users_accuracy", users), ("producers_accuracy", producers)):
+            assert (rows[name][key]["value"], rows[name][key]["se"]) == pytest.approx(expected, abs=1e-4)
+    assert [rows[name]["area"]["value"] for name in "ABCD"] == pytest.approx([0.35, 0.34, 0.2, 0.11])
+
+
 @given(st.integers(0, 10**6), st.integers(1, 4))
 def test_a_sample_of_everything_has_no_error(seed, count):
     rng = np.random.default_rng(seed)
