@@ -295,9 +295,10 @@ def test_kinds_are_the_models_that_they_stand_for(classes):
     ).fit(Z, y)  # fmt: skip
     np.testing.assert_allclose(boosting.predict_proba(X), trees.predict_proba(Z), atol=1e-12)
     network = MLPHead(calibration="none").fit(X, y)
-    other = MLPClassifier((64,)).fit(Z[:50], y[:50])
+    other = MLPClassifier((64,)).partial_fit(Z[:50], y[:50], classes=np.unique(y))
     assert network.hidden_coef_.shape == other.coefs_[0].shape and network.coef_.shape == other.coefs_[1].shape
-    other.coefs_, other.intercepts_ = [network.hidden_coef_, network.coef_], [network.hidden_intercept_, network.intercept_]
+    other.coefs_ = [network.hidden_coef_, network.coef_]
+    other.intercepts_ = [network.hidden_intercept_, network.intercept_]
     np.testing.assert_allclose(network.predict_proba(X), other.predict_proba(Z), atol=1e-9)
     near = KNNHead(15, calibration="none").fit(X[:200], y[:200])
     Z = StandardScaler().fit(X[:200]).transform(X)
@@ -314,9 +315,9 @@ def test_class_weights_find_more_of_a_rare_class(head):
 
 def test_isotonic_curves_calibrate_where_labels_are_many(tmp_path):
     X, y = blobs(4000, dim=64, flip_y=0.3)
-    plain, curved = (LogisticHead(100.0, calibration=c).fit(X[:2000], y[:2000]) for c in ("none", "isotonic"))
-    losses = [log_loss(y[2000:], head.predict_proba(X[2000:])) for head in (plain, curved)]
-    assert losses[1] < losses[0]
+    plain, curved = (LogisticHead(100.0, calibration=c).fit(X[:300], y[:300]) for c in ("none", "isotonic"))
+    losses = [log_loss(y[300:], head.predict_proba(X[300:])) for head in (plain, curved)]
+    assert losses[1] < losses[0] - 0.02
     np.testing.assert_allclose(curved.predict_proba(X).sum(axis=1), 1)
     curved.save(tmp_path / "head")
     np.testing.assert_array_equal(load_head(tmp_path / "head").predict_proba(X), curved.predict_proba(X))
@@ -400,9 +401,10 @@ def test_standardising_regions_takes_away_what_moves_them(tmp_path):
     again = load_head(tmp_path / "head")
     np.testing.assert_array_equal(again.predict_proba(table.vectors, region), head.predict_proba(table.vectors, region))
     one = again.for_region("south")
-    np.testing.assert_array_equal(one.predict_proba(table.vectors[south]), head.predict_proba(table.vectors[south], "south"))
-    fresh = again.for_region("east", table.vectors[south] + 3)
-    np.testing.assert_allclose(fresh.predict_proba(table.vectors[south] + 3), one.predict_proba(table.vectors[south]), atol=0.05)
+    here = table.vectors[south]
+    np.testing.assert_array_equal(one.predict_proba(here), head.predict_proba(here, "south"))
+    fresh = again.for_region("east", here + 3)
+    np.testing.assert_allclose(fresh.predict_proba(here + 3), one.predict_proba(here), atol=0.05)
     assert plain.for_region("anything") is plain
     with pytest.raises(DataError, match="name the region of the rows"):
         again.predict_proba(table.vectors)
@@ -417,7 +419,7 @@ def test_tiny_regions_borrow_the_mean_of_all():
     X[0] = 100
     scaler = RegionScaler().fit(X, ["tiny"] + ["big"] * 100)
     assert np.isfinite(scaler.transform(X[:1], "tiny")).all()
-    assert np.abs(scaler.mean_[1] - X.mean(axis=0)).max() < np.abs(X[0] - X.mean(axis=0)).max() / 20
+    assert np.abs(scaler.mean_[1] - X.mean(axis=0)).max() < np.abs(X[0] - X.mean(axis=0)).max() / 5
 
 
 def test_fit_head_knows_its_kinds():

@@ -6,14 +6,14 @@ import numpy as np
 
 from ..errors import DataError
 
-SHRINK = 20
+SHRINK = 5
 """A region's mean and variance are blended with those of all rows, which count as so many rows."""
 
 
 class RegionScaler:
     """Mean and standard deviation of the embeddings of each region, labelled or not.
 
-    A region of n rows has the mean (n m + 20 M) / (n + 20), M being that of all rows; its variance likewise.
+    A region of n rows has the mean (n m + 5 M) / (n + 5), M being that of all rows; its variance likewise.
 
     Attributes:
         names_: R texts. mean_, scale_: float64 (R, D). all_: float64 (2, D), mean and variance of all rows.
@@ -51,8 +51,8 @@ class RegionScaler:
         unknown = sorted(set(names) - set(self.names_))
         if unknown:
             raise DataError(
-                f"region {unknown[0]!r} is not known to the head (known: {', '.join(self.names_)}); give some of its "
-                "embeddings, which need no labels: head.for_region(name, X)"
+                f"region {str(unknown[0])!r} is not known to the head (known: {', '.join(self.names_)}); give some of "
+                "its embeddings, which need no labels: head.for_region(name, X)"
             )
         places = np.array([self.names_.index(name) for name in names], int)
         return (X - self.mean_[places]) / self.scale_[places]
