@@ -27,6 +27,7 @@ def add_verbs(verb) -> None:
     fit.add_argument("--calibration", choices=("temperature", "isotonic", "none"), default="temperature",
                      help="of the probabilities, on held-out labels (default temperature)")  # fmt: skip
     fit.add_argument("--conformal", type=Path, metavar="LABELS", help="labels kept apart, for sets of classes")
+    _region_argument(fit)
 
     draw = verb("map", _map, "Classify a scene into a GeoTIFF on its own grid: class and probabilities.")
     draw.add_argument("scene", metavar="SCENE", type=Path, help="metadata.csv of its rasters, or its folder")
@@ -53,7 +54,8 @@ def add_verbs(verb) -> None:
 
     area = verb("area", _area, "Areas of a map's classes with their errors, from a random sample of labelled places.")
     area.add_argument("map", metavar="MAP.tif", type=Path, help="map that `croplem map` wrote")
-    area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help="lon, lat, label, and strata")
+    text = "lon, lat and label of random places that were not in training"
+    area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help=text)
     area.add_argument("--out", type=Path, metavar="AREA.json", help="write the figures too")
 
 
@@ -135,7 +137,8 @@ def _fit(args: argparse.Namespace) -> None:
         calibration=args.calibration,
     )  # fmt: skip
     if sets is not None:
-        conformalise(head, table, sets, args.standardise_by)
+        known = args.region in table.metadata.column_names
+        conformalise(head, table, sets, args.region if known else None)
     head.save(args.out)
     counts = ", ".join(f"{name} {count}" for name, count in zip(head.classes_, head.n_labels_, strict=True))
     calibrated = f"temperature {head.temperature_:.2f}" if head.calibration == "temperature" else head.calibration
