@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
     from .evaluation import evaluate as evaluate
     from .fields import embed_fields as embed_fields
-    from .heads import LogisticHead as LogisticHead, fit_head as fit_head
+    from .heads import (
+        BoostingHead as BoostingHead,
+        Head as Head,
+        KNNHead as KNNHead,
+        LogisticHead as LogisticHead,
+        MLPHead as MLPHead,
+        fit_head as fit_head,
+        load_head as load_head,
+    )
     from .index import EmbeddingIndex as EmbeddingIndex
     from .labels import match_labels as match_labels, read_labels as read_labels
     from .mapping import map_embeddings as map_embeddings, map_scene as map_scene
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
     from .training import TrainingConfig as TrainingConfig, load_config as load_config, train as train
 
 _WHERE = {
+    "BoostingHead": "heads",
     "CheckpointError": "errors",
     "CoverageBandit": "active",
     "CropLEMConfig": "model",
@@ -64,10 +73,13 @@ _WHERE = {
     "EmbeddingIndex": "index",
     "EmbeddingsTable": "table",
     "EuroSATFolder": "data",
+    "Head": "heads",
     "ImageFolder": "data",
+    "KNNHead": "heads",
     "KenyaFields": "data",
     "KenyaTiles": "data",
     "LogisticHead": "heads",
+    "MLPHead": "heads",
     "SEN12MSFolder": "data",
     "SceneFields": "data.scene_fields",
     "SeriesTable": "data",
@@ -83,6 +95,7 @@ _WHERE = {
     "generate_scene": "data",
     "generate_sen12ms": "data",
     "load_config": "training",
+    "load_head": "heads",
     "load_sen12ms": "data",
     "make_sample": "data",
     "map_embeddings": "mapping",

@@ -1,4 +1,4 @@
-"""The verbs of `croplem` that work with labels: suggest, fit, map and evaluate."""
+"""The verbs of `croplem` that work with labels: suggest, fit, map, evaluate and area."""
 
 import argparse
 import sys
@@ -19,11 +19,15 @@ def add_verbs(verb) -> None:
     suggest.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
 
-    fit = verb("fit", _fit, "Fit a calibrated logistic head to the labels of an embeddings table.")
+    fit = verb("fit", _fit, "Fit a small calibrated classifier to the labels of an embeddings table.")
     _table_arguments(fit)
     _block_argument(fit)
     fit.add_argument("out", type=Path, metavar="OUT", help="head folder to write")
-    fit.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
+    _head_arguments(fit)
+    fit.add_argument("--calibration", choices=("temperature", "isotonic", "none"), default="temperature",
+                     help="of the probabilities, on held-out labels (default temperature)")  # fmt: skip
+    fit.add_argument("--conformal", type=Path, metavar="LABELS", help="labels kept apart, for sets of classes")
+    _region_argument(fit)
 
     draw = verb(
         "map", _map, "Map a scene of any size into a Cloud-Optimised GeoTIFF: classes, or embeddings.",
@@ -35,6 +39,7 @@ def add_verbs(verb) -> None:
     what = draw.add_mutually_exclusive_group(required=True)
     what.add_argument("--head", type=Path, metavar="HEAD", help="classify with what `croplem fit` wrote")
     what.add_argument("--embeddings", action="store_true", help="write embeddings instead, a pixel for each token")
+    draw.add_argument("--region", metavar="NAME", help="region of the scene, for heads that standardise by region")
     draw.add_argument("--id", help="which place, where metadata.csv lists several")
     draw.add_argument("--model", help="checkpoint (default: the one that the head names, or the packaged one)")
     draw.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
@@ -56,9 +61,18 @@ def add_verbs(verb) -> None:
     _region_argument(judge)
     _block_argument(judge)
     judge.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder of report, figures and tables")
+    _head_arguments(judge)
+    judge.add_argument("--imagery", metavar="SRC", help="what was embedded: adds baselines from the imagery itself")
     judge.add_argument("--seeds", type=int, default=5, help="replays of label buying, 0 for none (default 5)")
     judge.add_argument("--title", default="Evaluation of embeddings", help="heading of the report")
     judge.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+    area = verb("area", _area, "Areas of a map's classes with their errors, from a random sample of labelled places.")
+    area.add_argument("map", metavar="MAP.tif", type=Path, help="map that `croplem map` wrote")
+    text = "lon, lat and label of random places that were not in training"
+    area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help=text)
+    area.add_argument("--out", type=Path, metavar="AREA.json", help="write the figures too")
 
 
 def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = True) -> None:
@@ -69,6 +83,14 @@ def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = Tr
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that fit; may be repeated"
     )
+
+
+def _head_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--head", choices=("logistic", "knn", "mlp", "boosting"), default="logistic",
+                        help="kind of classifier (default logistic)")  # fmt: skip
+    parser.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
+    parser.add_argument("--standardise-by", metavar="COLUMN",
+                        help="standardise every region by its own embeddings; maps then need --region")  # fmt: skip
 
 
 def _region_argument(parser: argparse.ArgumentParser) -> None:
@@ -116,14 +138,29 @@ def _suggest(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from .heads import fit_head
+    import numpy as np
+
+    from .heads import conformalise, fit_head
+    from .labels import match_labels, read_labels
 
     table, y = _labelled_table(args)
-    head = fit_head(table, y, block=args.block, class_weight=args.class_weight)
+    sets = match_labels(table, read_labels(args.conformal)) if args.conformal else None
+    if sets is not None:
+        # What calibrates the sets must not be in training.
+        y = np.where([label is not None for label in sets], None, y)
+    head = fit_head(
+        table, y, kind=args.head, block=args.block, standardise_by=args.standardise_by, class_weight=args.class_weight,
+        calibration=args.calibration,
+    )  # fmt: skip
+    if sets is not None:
+        known = args.region in table.metadata.column_names
+        conformalise(head, table, sets, args.region if known else None)
     head.save(args.out)
     counts = ", ".join(f"{name} {count}" for name, count in zip(head.classes_, head.n_labels_, strict=True))
-    calibrated = f"temperature {head.temperature_:.2f}" if head.calibrated_ else "not calibrated: too few labels"
-    print(f"head of {len(head.classes_)} classes ({counts}; {calibrated}) in {args.out}")
+    calibrated = f"temperature {head.temperature_:.2f}" if head.calibration == "temperature" else head.calibration
+    if not head.calibrated_ and head.calibration != "none":
+        calibrated = "not calibrated: too few labels"
+    print(f"{args.head} head of {len(head.classes_)} classes ({counts}; {calibrated}) in {args.out}")
 
 
 def _map(args: argparse.Namespace) -> None:
@@ -132,7 +169,7 @@ def _map(args: argparse.Namespace) -> None:
     from .cli import load_embedder
     from .data import open_scene
     from .errors import DataError
-    from .heads import LogisticHead
+    from .heads import load_head
     from .mapping import basis_path, map_embeddings, map_scene
     from .resolver import DEFAULT_CHECKPOINT
 
@@ -142,7 +179,14 @@ def _map(args: argparse.Namespace) -> None:
     strange = [f"--{key.replace('_', '-')}" for key, value in strange.items() if value is not None]
     if strange:
         raise DataError(f"{', '.join(strange)} cannot go with {'--embeddings' if args.embeddings else '--head'}")
-    head = None if args.embeddings else LogisticHead.load(args.head)
+    head = None if args.embeddings else load_head(args.head)
+    if head is None and args.region is not None:
+        raise DataError("--region is for --head")
+    if head is not None and head.regions_ is not None:
+        if args.region is None:
+            known = ", ".join(head.regions_.names_)
+            raise DataError(f"{args.head}: standardises every region by itself; give --region, one of {known}")
+        head = head.for_region(args.region)
     scene = open_scene(args.scene, args.id)
     name = args.model or (head.info_.get("model") if head else None)
     embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, args.device)
@@ -161,14 +205,31 @@ def _map(args: argparse.Namespace) -> None:
         print(f"mean and components in {basis_path(args.out)}")
 
 
+def _area(args: argparse.Namespace) -> None:
+    from .evaluation.map_area import area_lines, map_area
+    from .evaluation.report import write_json
+
+    found = map_area(args.map, args.labels)
+    if args.out:
+        write_json(args.out, found)
+    print(f"{found['n']} labels, strata: {found['strata']}")
+    print("\n".join(area_lines(found)))
+
+
 def _evaluate(args: argparse.Namespace) -> None:
+    from functools import partial
+
     from .evaluation import evaluate
+    from .evaluation.design import read_design
     from .evaluation.report import percent
+    from .heads import HEADS
 
     table, y = _labelled_table(args)
     figures = evaluate(
         table, y, args.out, title=args.title, region=args.region, block=args.block, seeds=args.seeds,
-        progress=not args.quiet,
+        make_head=partial(HEADS[args.head], class_weight=args.class_weight), standardise_by=args.standardise_by,
+        design=read_design(args.labels, table.ids) if args.labels else None,
+        baselines=_baselines(args.imagery, table.info) if args.imagery else None, progress=not args.quiet,
     )  # fmt: skip
     for part, text in figures["left_out"].items():
         print(f"left out: {part} ({text})", file=sys.stderr)
@@ -178,6 +239,20 @@ def _evaluate(args: argparse.Namespace) -> None:
             scores = "  ".join(f"{metric} {percent(row[metric])}" for metric in ("auc", "balanced_accuracy"))
             print(f"{name:16} {row['region']:24} n {row['n']:<7} {scores}")
     print(f"report in {args.out / 'report.html'}; all figures in {args.out / 'figures.json'}")
+
+
+def _baselines(imagery: str, info: dict):
+    """A function that gives baselines of labelled ids, as `evaluate` takes it."""
+    from .cli import load_embedder
+    from .data import open_source
+    from .evaluation.baselines import imagery_baselines
+    from .resolver import DEFAULT_CHECKPOINT
+
+    source, name = open_source(imagery), info.get("model")
+    embedder = load_embedder(None if name == DEFAULT_CHECKPOINT else name, None)
+    patch_size = info.get("patch_size")
+    settings = {"sensors": info.get("sensors"), "patch_size": None if patch_size == "auto" else patch_size}
+    return lambda ids: imagery_baselines(source, ids, embedder, settings)
 
 
 __all__ = ["add_verbs", "seed_number"]

@@ -41,26 +41,8 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
     Raises:
         DataError: see the module.
     """
+    cells = read_columns(path, ("id", column)).values()
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such label file; it is CSV or Parquet with the columns id and {column}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path, partitioning=None)
-        else:
-            as_text = {name: pa.string() for name in ("id", column)}
-            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=as_text))
-        names = table.column_names
-        cells = [table[name].to_pylist() if names.count(name) == 1 else [] for name in ("id", column)]
-    # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
-    for name in ("id", column):
-        if names.count(name) != 1:
-            found = ", ".join(map(repr, names))
-            raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
-    if len(table) == 0:
-        raise DataError(f"{path}: no rows below the header")
     labels: dict[str, str] = {}
     twice = []
     for row, (name, label) in enumerate(zip(*cells, strict=True), 1):
@@ -79,6 +61,45 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
     if not labels:
         _log.warning("%s: column %r holds no label", path, column)
     return labels
+
+
+def read_columns(
+    path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, list]:
+    """Columns of a label file, texts where it is CSV.
+
+    Args:
+        path: Parquet where the name ends in .parquet, else CSV with a header, in UTF-8.
+        columns: those that it must have.
+        optional: those that are left out of the answer where it lacks them.
+
+    Raises:
+        DataError: a file that is missing, unreadable or without rows, or a column that is missing or there twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such label file; it is CSV or Parquet with the columns {' and '.join(columns)}")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path, partitioning=None)
+        else:
+            as_text = {name: pa.string() for name in (*columns, *optional)}
+            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=as_text))
+        names = table.column_names
+        cells = {
+            name: table[name].to_pylist() if names.count(name) == 1 else []
+            for name in (*columns, *(name for name in optional if name in names))
+        }
+    # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
+    for name in cells:
+        if names.count(name) != 1:
+            found = ", ".join(map(repr, names))
+            raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
+    if len(table) == 0:
+        raise DataError(f"{path}: no rows below the header")
+    return cells
 
 
 def as_label(value: object) -> str | None:
@@ -219,6 +240,6 @@ def _text(value: object) -> str | None:
 
 
 __all__ = [
-    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_labels",
-    "select_where", "spatial_blocks",
+    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns",
+    "read_labels", "select_where", "spatial_blocks",
 ]  # fmt: skip

@@ -10,22 +10,37 @@ from hypothesis import given, strategies as st
 from scipy.special import expit
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from croplem_hf.errors import CheckpointError, DataError
-from croplem_hf.heads import LogisticHead, fit_head
+from croplem_hf.heads import (
+    HEADS,
+    BoostingHead,
+    ConformalSets,
+    Head,
+    KNNHead,
+    LabelledNeighbourhood,
+    LogisticHead,
+    MLPHead,
+    RegionScaler,
+    fit_head,
+    load_head,
+)
 from croplem_hf.table import EmbeddingsTable
 
 INFO = {"weights_hash": "abc", "processor": {"s1_mean": [1.5]}, "sensors": None, "patch_size": 8, "pooling": "mean",
         "centred": True, "unit": "patch", "model": "m"}  # fmt: skip
 
 
-@parametrize_with_checks([LogisticHead()])
+@parametrize_with_checks([LogisticHead(), KNNHead(), MLPHead(), BoostingHead(trees=30)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_is_a_scikit_learn_classifier(estimator, check):
     check(estimator)
@@ -229,7 +244,7 @@ def test_refuses_files_that_are_no_head(tmp_path):
 
     breaks("is damaged", "{")
     breaks("is damaged", "[]")
-    breaks("format 99, this library reads 1", json.dumps(about | {"format": 99}))
+    breaks("format 99, this library reads 2", json.dumps(about | {"format": 99}))
     breaks("checksum", data=tensors[:-1] + bytes([tensors[-1] ^ 1]))
     breaks("not the files of a LogisticHead", json.dumps({k: v for k, v in about.items() if k != "parameters"}))
     (folder / "head.safetensors").unlink()
@@ -243,3 +258,176 @@ def test_few_labels_of_many_classes_raise_no_warning():
         warnings.simplefilter("error")
         head = LogisticHead().fit(rng.normal(size=(10, 4)), np.array(list("abcdefghij")))
     assert not head.calibrated_
+
+
+KINDS = [LogisticHead(), KNNHead(), MLPHead(), BoostingHead(trees=10)]
+
+
+@pytest.mark.parametrize("head", KINDS, ids=lambda head: type(head).__name__)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_every_kind_learns_and_comes_back_bit_for_bit(tmp_path, head, classes):
+    X, y = blobs(400, classes, class_sep=1.5)
+    names = np.array(["a", "b", "c"])[y]
+    head.fit(X[:300], names[:300])
+    assert head.calibrated_ and np.mean(head.predict(X[300:]) == names[300:]) > 0.7
+    head.save(tmp_path / "head")
+    for again in (load_head(tmp_path / "head"), type(head).load(tmp_path / "head"), Head.load(tmp_path / "head")):
+        assert type(again) is type(head) and again.get_params() == head.get_params()
+        np.testing.assert_array_equal(again.predict_proba(X), head.predict_proba(X))
+
+
+def test_another_kind_of_head_is_refused(tmp_path):
+    X, y = blobs(40)
+    KNNHead().fit(X, y).save(tmp_path / "head")
+    with pytest.raises(CheckpointError, match="a KNNHead, not a LogisticHead; Head.load reads any kind"):
+        LogisticHead.load(tmp_path / "head")
+    about = json.loads((tmp_path / "head" / "head.json").read_text())
+    (tmp_path / "head" / "head.json").write_text(json.dumps(about | {"kind": "Evil"}))
+    with pytest.raises(CheckpointError, match="unknown kind 'Evil'"):
+        load_head(tmp_path / "head")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_kinds_are_the_models_that_they_stand_for(classes):
+    X, y = blobs(300, classes)
+    Z = StandardScaler().fit_transform(X)
+    boosting = BoostingHead(20, calibration="none").fit(X, y)
+    trees = HistGradientBoostingClassifier(
+        max_iter=20, max_leaf_nodes=15, l2_regularization=1.0, max_bins=63, min_samples_leaf=5, early_stopping=False,
+        random_state=0,
+    ).fit(Z, y)  # fmt: skip
+    np.testing.assert_allclose(boosting.predict_proba(X), trees.predict_proba(Z), atol=1e-12)
+    network = MLPHead(calibration="none").fit(X, y)
+    other = MLPClassifier((64,)).partial_fit(Z[:50], y[:50], classes=np.unique(y))
+    assert network.hidden_coef_.shape == other.coefs_[0].shape and network.coef_.shape == other.coefs_[1].shape
+    other.coefs_ = [network.hidden_coef_, network.coef_]
+    other.intercepts_ = [network.hidden_intercept_, network.intercept_]
+    np.testing.assert_allclose(network.predict_proba(X), other.predict_proba(Z), atol=1e-9)
+    near = KNNHead(15, calibration="none").fit(X[:200], y[:200])
+    Z = StandardScaler().fit(X[:200]).transform(X)
+    votes = KNeighborsClassifier(15, metric="cosine", weights="distance").fit(Z[:200], y[:200]).predict_proba(Z[200:])
+    np.testing.assert_allclose(near.predict_proba(X[200:]), (15 * votes + 1 / classes) / 16, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [type(head) for head in KINDS])
+def test_class_weights_find_more_of_a_rare_class(head):
+    X, y = blobs(600, weights=[0.9], class_sep=0.4)
+    plain, weighted = (head(class_weight=w, calibration="none").fit(X[:400], y[:400]) for w in (None, "balanced"))
+    assert (weighted.predict_proba(X[400:])[:, 1] - plain.predict_proba(X[400:])[:, 1]).mean() > 0.02
+
+
+def test_isotonic_curves_calibrate_where_labels_are_many(tmp_path):
+    X, y = blobs(4000, dim=64, flip_y=0.3)
+    plain, curved = (LogisticHead(100.0, calibration=c).fit(X[:300], y[:300]) for c in ("none", "isotonic"))
+    losses = [log_loss(y[300:], head.predict_proba(X[300:])) for head in (plain, curved)]
+    assert losses[1] < losses[0] - 0.02
+    np.testing.assert_allclose(curved.predict_proba(X).sum(axis=1), 1)
+    curved.save(tmp_path / "head")
+    np.testing.assert_array_equal(load_head(tmp_path / "head").predict_proba(X), curved.predict_proba(X))
+    with pytest.raises(DataError, match="needs 30 labels of each class, the rarest has"):
+        LogisticHead(calibration="isotonic").fit(X[:40], y[:40])
+    with pytest.raises(DataError, match="calibration is one of temperature, isotonic, none, found 'platt'"):
+        LogisticHead(calibration="platt").fit(X, y)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.8, 0.9, 0.95]))
+def test_sets_hold_the_true_class_as_often_as_asked(seed, confidence):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(3), size=3000)
+    # The head is wrongly sure of itself: the sets make up for it.
+    y = np.array([rng.choice(3, p=row) for row in p])
+    sharp = p**3 / (p**3).sum(axis=1, keepdims=True)
+    sets = ConformalSets().fit(sharp[:1000], y[:1000]).predict(sharp[1000:], confidence=confidence)
+    assert sets[np.arange(2000), y[1000:]].mean() == pytest.approx(confidence, abs=0.045)
+
+
+def test_sets_of_a_region_are_of_its_own_labels():
+    rng = np.random.default_rng(0)
+    y, regions = rng.integers(2, size=400), np.repeat(["easy", "hard"], 200)
+    right = rng.random(400) < np.where(regions == "easy", 0.99, 0.6)
+    proba = np.where((np.arange(2) == y[:, None]) == right[:, None], 0.9, 0.1)
+    sets = ConformalSets().fit(proba, y, regions)
+    found = sets.predict(proba, regions, confidence=0.9)
+    assert found[:200].sum(axis=1).mean() == 1 and found[200:].sum(axis=1).mean() == 2
+    # A region without labels, and more confidence than nine labels allow: every class.
+    assert sets.predict(proba[:2], ["new", "new"]).all()
+    assert ConformalSets().fit(proba[:8], y[:8]).predict(proba[:3], confidence=0.9).all()
+    assert not ConformalSets().fit(proba[:9], y[:9]).predict(proba[:3], confidence=0.9).all()
+    with pytest.raises(DataError, match="confidence lies between 0 and 1"):
+        sets.predict(proba, regions, confidence=90)
+    with pytest.raises(DataError, match="regions must be given here as they were"):
+        sets.predict(proba)
+
+
+def test_a_head_keeps_its_sets_and_neighbourhood(tmp_path):
+    X, codes = blobs(300)
+    y = np.array(["a", "b"], object)[codes]
+    head = fit_head(make_table(X[:200], block=np.arange(200) // 4), y[:200], kind="logistic")
+    with pytest.raises(DataError, match="no labels for sets of classes"):
+        head.predict_set(X)
+    head.conformalise(X[200:], y[200:].tolist())
+    with pytest.raises(DataError, match=r"class 'c' was not seen in training \(known: a, b\)"):
+        head.conformalise(X[:1], ["c"])
+    head.save(tmp_path / "head")
+    again = load_head(tmp_path / "head")
+    np.testing.assert_array_equal(again.predict_set(X, confidence=0.8), head.predict_set(X, confidence=0.8))
+    np.testing.assert_array_equal(again.far_from_labels(X), head.far_from_labels(X))
+    with pytest.raises(DataError, match="keeps no labelled embeddings"):
+        LogisticHead().fit(X, codes).far_from_labels(X)
+
+
+def test_rows_unlike_all_labels_are_told():
+    rng = np.random.default_rng(0)
+    Z, strange = rng.normal(size=(500, 4)) + 6, rng.normal(size=(100, 4)) * [1, 1, 1, 20]
+    near = LabelledNeighbourhood().fit(Z[:300])
+    assert near.far(Z[300:]).mean() == pytest.approx(0.05, abs=0.05)
+    assert near.far(strange).mean() > 0.8 and not near.far(Z[:300]).any()
+    # Rows of one block are copies of each other: only other blocks say how far labels lie apart.
+    copies, blocks = np.repeat(Z[:100], 3, axis=0), np.repeat(np.arange(100), 3)
+    assert LabelledNeighbourhood().fit(copies, blocks).far(Z[300:]).mean() < 0.2
+    assert LabelledNeighbourhood().fit(copies).far(Z[300:]).mean() > 0.9
+
+
+def test_standardising_regions_takes_away_what_moves_them(tmp_path):
+    rng = np.random.default_rng(0)
+    region = np.repeat(["north", "south"], 400)
+    y = rng.integers(2, size=800)
+    X = rng.normal(size=(800, 6)) + 2 * y[:, None] * np.eye(6)[0] + 5 * (region == "south")[:, None]
+    labels = np.where((region == "north"), np.array(["a", "b"], object)[y], None)
+    table = make_table(X, region=region)
+    plain, head = fit_head(table, labels), fit_head(table, labels, standardise_by="region")
+    south = region == "south"
+    truth = np.array(["a", "b"])[y]
+    assert np.mean(plain.predict(table.vectors[south]) == truth[south]) < 0.6
+    assert np.mean(head.predict(table.vectors[south], region[south]) == truth[south]) > 0.8
+    head.save(tmp_path / "head")
+    again = load_head(tmp_path / "head")
+    np.testing.assert_array_equal(again.predict_proba(table.vectors, region), head.predict_proba(table.vectors, region))
+    one = again.for_region("south")
+    here = table.vectors[south]
+    np.testing.assert_array_equal(one.predict_proba(here), head.predict_proba(here, "south"))
+    fresh = again.for_region("east", here + 3)
+    np.testing.assert_allclose(fresh.predict_proba(here + 3), one.predict_proba(here), atol=0.05)
+    assert plain.for_region("anything") is plain
+    with pytest.raises(DataError, match="name the region of the rows"):
+        again.predict_proba(table.vectors)
+    with pytest.raises(DataError, match=r"region 'west' is not known to the head \(known: north, south\)"):
+        again.for_region("west")
+    with pytest.raises(DataError, match="'p3' has no 'region'"):
+        fit_head(make_table(X, region=["a"] * 3 + [None] + ["b"] * 796), labels, standardise_by="region")
+
+
+def test_tiny_regions_borrow_the_mean_of_all():
+    X = np.random.default_rng(0).normal(size=(101, 3)) + 4
+    X[0] = 100
+    scaler = RegionScaler().fit(X, ["tiny"] + ["big"] * 100)
+    assert np.isfinite(scaler.transform(X[:1], "tiny")).all()
+    assert np.abs(scaler.mean_[1] - X.mean(axis=0)).max() < np.abs(X[0] - X.mean(axis=0)).max() / 5
+
+
+def test_fit_head_knows_its_kinds():
+    X, y = blobs(60)
+    for name, kind in HEADS.items():
+        assert type(fit_head(make_table(X, gsd=[1.0] * 60), y.astype(str), kind=name)) is kind
+    with pytest.raises(DataError, match="a head is one of logistic, knn, mlp, boosting, found 'forest'"):
+        fit_head(make_table(X, gsd=[1.0] * 60), y.astype(str), kind="forest")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from croplem_hf import CoverageBandit, LogisticHead, generate_scene, read_table
+from croplem_hf import CoverageBandit, LogisticHead, generate_scene, load_head, read_table
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
 
@@ -134,6 +134,34 @@ def test_fit_and_evaluate(pool, tmp_path, capsys):
     assert {row["region"] for row in figures["transfer"]["regions"]} == {"north", "south", "east"}
     assert (report / "report.html").stat().st_size > 10_000 and (report / "regions.csv").is_file()
     assert "region left out" in capsys.readouterr().out
+
+
+def test_options_of_heads_through_the_command_line(pool, tmp_path, capsys):
+    table, truth = pool
+    names = list(truth)
+    labels = write_labels(tmp_path / "labels.csv", [(name, truth[name]) for name in names[:120]])
+    sets = write_labels(tmp_path / "sets.csv", [(name, truth[name]) for name in names[100:]])
+    options = ["--head", "knn", "--standardise-by", "region", "--conformal", sets, "--class-weight", "balanced"]
+    assert main(["fit", table, "--labels", labels, str(tmp_path / "head"), *options]) == 0
+    assert "knn head of 2 classes" in capsys.readouterr().out
+    head, read = load_head(tmp_path / "head"), read_table(table)
+    # What calibrates the sets is not in training.
+    assert head.n_labels_.sum() == 100 and len(head.conformal_.scores_) == 80
+    regions = read.metadata["region"].to_pylist()
+    held = head.predict_set(read.vectors, regions, confidence=0.8)
+    place = np.searchsorted(head.classes_, list(truth.values()))
+    assert 0.65 < held[np.arange(180), place].mean() < 0.95
+    assert main(["map", str(tmp_path), str(tmp_path / "m.tif"), "--head", str(tmp_path / "head")]) == 1
+    assert "give --region, one of east, north, south" in capsys.readouterr().err
+
+
+def test_picked_labels_are_no_test(pool, tmp_path, capsys):
+    table, truth = pool
+    rows = [(name, label, "picked") for name, label in truth.items()]
+    labels = write_labels(tmp_path / "labels.csv", rows, ("id", "label", "sample"))
+    assert main(["evaluate", table, "--labels", labels, "--out", str(tmp_path / "report"), "--quiet"]) == 1
+    assert "all 180 labels were picked by a strategy" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
 BAD_LABELS = {

@@ -21,13 +21,16 @@ MIN_ROWS = 30
 """Regions with fewer tested rows are listed, and left out of the mean and the worst."""
 
 
-def score(y: Sequence, proba: np.ndarray, classes: Sequence | None = None) -> dict[str, float]:
+def score(
+    y: Sequence, proba: np.ndarray, classes: Sequence | None = None, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """Scores of predicted probabilities.
 
     Args:
         y: (n,) true classes.
         proba: float (n, K).
         classes: K, what the columns stand for; the sorted classes of `y` where None.
+        weights: float (n,), one over the inclusion probability; all alike where None.
 
     Returns:
         `n`; `auc`: area under the ROC curve of two classes, the mean of one against the rest over the classes that
@@ -35,8 +38,9 @@ def score(y: Sequence, proba: np.ndarray, classes: Sequence | None = None) -> di
         `macro_f1`: over the classes that occur or are predicted; `accuracy`. As scikit-learn defines them.
     """
     codes, proba = _encode(y, proba, classes)
-    values = _from_counts(*_counts(codes, proba.argmax(axis=1), proba.shape[1]))
-    return {"n": len(codes), "auc": float(_auc(codes, proba, np.ones((1, len(codes))))[0])} | {
+    weights = _weights(weights, len(codes))
+    values = _from_counts(*_counts(codes, proba.argmax(axis=1), proba.shape[1], weights))
+    return {"n": len(codes), "auc": float(_auc(codes, proba, weights[None])[0])} | {
         name: float(value) for name, value in values.items()
     }
 
@@ -47,13 +51,14 @@ def score_intervals(
     blocks: Sequence | None = None,
     *,
     classes: Sequence | None = None,
+    weights: np.ndarray | None = None,
     n_bootstrap: int = BOOTSTRAP,
     seed: int = 0,
 ) -> dict:
     """`score` with the middle 95 % of what it is over resampled blocks.
 
     Args:
-        y, proba, classes: as in `score`.
+        y, proba, classes, weights: as in `score`.
         blocks: (n,) spatial block of each row; each row its own where None.
         n_bootstrap: how often to resample; 0 for no intervals.
         seed: of the resampling.
@@ -63,21 +68,23 @@ def score_intervals(
         `MIN_BLOCKS` blocks. The interval says nothing of other places and years.
     """
     codes, proba = _encode(y, proba, classes)
-    values = score(codes, proba, range(proba.shape[1]))
+    own = _weights(weights, len(codes))
+    values = score(codes, proba, range(proba.shape[1]), own)
     block = np.arange(len(codes)) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
     count = int(block.max()) + 1
     draws: dict[str, list] = {name: [np.array([np.nan])] for name in METRICS}
     if n_bootstrap and count >= MIN_BLOCKS:
         rng, found, width = np.random.default_rng(seed), proba.argmax(axis=1), proba.shape[1]
         parts = [np.zeros((count, width)) for _ in range(3)]
-        np.add.at(parts[0], (block, codes), found == codes)
-        np.add.at(parts[1], (block, codes), 1)
-        np.add.at(parts[2], (block, found), 1)
+        np.add.at(parts[0], (block, codes), own * (found == codes))
+        np.add.at(parts[1], (block, codes), own)
+        np.add.at(parts[2], (block, found), own)
         # In pieces, so that memory stays small with many rows.
         step = max(1, PIECE // len(codes))
         for start in range(0, n_bootstrap, step):
-            weights = rng.dirichlet(np.ones(count), size=min(step, n_bootstrap - start))
-            drawn = _from_counts(*(weights @ part for part in parts)) | {"auc": _auc(codes, proba, weights[:, block])}
+            drawn = rng.dirichlet(np.ones(count), size=min(step, n_bootstrap - start))
+            areas = _auc(codes, proba, drawn[:, block] * own)
+            drawn = _from_counts(*(drawn @ part for part in parts)) | {"auc": areas}
             for name in METRICS:
                 draws[name].append(drawn[name])
     return {"n": values["n"], "blocks": count} | {
@@ -101,27 +108,77 @@ def region_scores(
     regions: Sequence[str],
     blocks: Sequence | None = None,
     *,
+    classes: Sequence | None = None,
+    weights: np.ndarray | None = None,
     n_bootstrap: int = BOOTSTRAP,
     seed: int = 0,
 ) -> list[dict]:
     """`score_intervals` of every region, sorted by name: dicts with `region` and what that function gives.
 
     Args:
-        y: (n,) true classes; the columns of `proba` are its sorted classes.
+        y: (n,) true classes.
         proba: float (n, K), predictions for rows that were not in training.
         regions: (n,) names.
-        blocks, n_bootstrap, seed: as there.
+        blocks, classes, weights, n_bootstrap, seed: as there.
     """
-    regions, y, names = np.asarray(regions), np.asarray(y), np.unique(np.asarray(y))
+    regions, y = np.asarray(regions), np.asarray(y)
+    names = np.unique(y) if classes is None else classes
     rows_of = {str(region): np.flatnonzero(regions == region) for region in np.unique(regions)}
     return [
         {"region": region}
         | score_intervals(
             y[rows], proba[rows], None if blocks is None else np.asarray(blocks)[rows],
-            classes=names, n_bootstrap=n_bootstrap, seed=seed,
+            classes=names, weights=None if weights is None else weights[rows], n_bootstrap=n_bootstrap, seed=seed,
         )
         for region, rows in rows_of.items()
     ]  # fmt: skip
+
+
+def paired_gap(
+    y: Sequence,
+    proba: np.ndarray,
+    other: np.ndarray,
+    regions: Sequence[str],
+    blocks: Sequence | None = None,
+    *,
+    classes: Sequence | None = None,
+    n_bootstrap: int = BOOTSTRAP,
+    seed: int = 0,
+) -> dict:
+    """How much better one set of predictions ranks than another: mean over regions of the difference in AUC.
+
+    Args:
+        y, proba, regions, blocks, classes: as in `region_scores`.
+        other: float (n, K), the predictions to compare with, for the same rows.
+        n_bootstrap, seed: of the interval, over blocks that both share.
+
+    Returns:
+        `value`, `low`, `high`; NaN where no region of `MIN_ROWS` rows has two classes, bounds also below `MIN_BLOCKS`.
+    """
+    codes, proba = _encode(y, proba, classes)
+    _, other = _encode(y, other, classes)
+    regions, rng = np.asarray(regions), np.random.default_rng(seed)
+    values, draws, few = [], [], False
+    for region in np.unique(regions):
+        rows = np.flatnonzero(regions == region)
+        if len(rows) < MIN_ROWS or len(np.unique(codes[rows])) < 2:
+            continue
+        block = np.arange(len(rows)) if blocks is None else np.unique(np.asarray(blocks)[rows], return_inverse=True)[1]
+        few |= block.max() + 1 < MIN_BLOCKS
+        # One line of equal weights, then the draws.
+        weights = [np.ones((1, block.max() + 1)), rng.dirichlet(np.ones(block.max() + 1), size=n_bootstrap)]
+        step = max(1, PIECE // len(rows))
+        weights = np.concatenate(weights)
+        parts = [weights[start : start + step][:, block] for start in range(0, len(weights), step)]
+        gaps = np.concatenate(
+            [_auc(codes[rows], proba[rows], part) - _auc(codes[rows], other[rows], part) for part in parts]
+        )
+        values.append(gaps[0])
+        draws.append(gaps[1:])
+    if not values:
+        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    low, high = (float("nan"),) * 2 if few or not n_bootstrap else interval(np.mean(draws, axis=0))
+    return {"value": float(np.mean(values)), "low": low, "high": high}
 
 
 def spread(rows: Sequence[dict], metric: str) -> dict:
@@ -154,6 +211,7 @@ def worst_region(
     regions: Sequence[str],
     blocks: Sequence | None = None,
     *,
+    classes: Sequence | None = None,
     metric: str = "balanced_accuracy",
     n_draws: int = BOOTSTRAP,
     seed: int = 0,
@@ -164,7 +222,7 @@ def worst_region(
     many rows as the smallest one has, from blocks drawn with replacement, and the worst of each draw is kept.
 
     Args:
-        y, proba, regions, blocks: as in `region_scores`.
+        y, proba, regions, blocks, classes: as in `region_scores`.
         metric: one of `METRICS` except auc.
         n_draws: how often to draw.
         seed: of the draws.
@@ -172,8 +230,8 @@ def worst_region(
     Returns:
         `value` (mean over draws), `low`, `high`, `size` (rows of each region), `regions` (how many had `MIN_ROWS`).
     """
-    codes, proba = _encode(y, proba, None)
-    regions, classes = np.asarray(regions), proba.shape[1]
+    codes, proba = _encode(y, proba, classes)
+    regions, width = np.asarray(regions), proba.shape[1]
     found = proba.argmax(axis=1)
     rows_of = [np.flatnonzero(regions == region) for region in np.unique(regions)]
     rows_of = [rows for rows in rows_of if len(rows) >= MIN_ROWS]
@@ -192,15 +250,15 @@ def worst_region(
             drawn = [own[number] for number in rng.integers(len(own), size=size)]
             enough = int(np.searchsorted(np.cumsum([len(rows) for rows in drawn]), size)) + 1
             rows = np.concatenate(drawn[:enough])[:size]
-            values.append(float(_from_counts(*_counts(codes[rows], found[rows], classes))[metric]))
+            values.append(float(_from_counts(*_counts(codes[rows], found[rows], width))[metric]))
         worst[draw] = min(values)
     low, high = interval(worst)
     return {"value": float(worst.mean()), "low": low, "high": high, "size": size, "regions": len(rows_of)}
 
 
-def class_scores(y: Sequence, proba: np.ndarray) -> list[dict]:
+def class_scores(y: Sequence, proba: np.ndarray, classes: Sequence | None = None) -> list[dict]:
     """For each class: `class`, `n` (true rows), `predicted` (rows), `recall` and `precision` (NaN without rows)."""
-    names = np.unique(np.asarray(y))
+    names = np.unique(np.asarray(y)) if classes is None else np.asarray(classes)
     codes, proba = _encode(y, proba, names)
     right, true, predicted = _counts(codes, proba.argmax(axis=1), len(names))
     return [
@@ -227,9 +285,22 @@ def _encode(y: Sequence, proba: np.ndarray, classes: Sequence | None) -> tuple[n
     return places, proba
 
 
-def _counts(codes: np.ndarray, found: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each class, float (K,): rows found right, true rows, predicted rows."""
-    return tuple(np.bincount(some, minlength=classes).astype(float) for some in (codes[found == codes], codes, found))
+def _counts(
+    codes: np.ndarray, found: np.ndarray, classes: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each class, float (K,): rows found right, true rows, predicted rows; or the sums of their weights."""
+    weights = _weights(weights, len(codes))
+    return tuple(
+        np.bincount(some, own, minlength=classes)
+        for some, own in ((codes, weights * (found == codes)), (codes, weights), (found, weights))
+    )
+
+
+def _weights(weights: np.ndarray | None, count: int) -> np.ndarray:
+    weights = np.ones(count) if weights is None else np.asarray(weights, float)
+    if weights.shape != (count,) or not (weights > 0).all():
+        raise DataError(f"weights must be {count} numbers above 0, found {weights.shape}")
+    return weights
 
 
 def _from_counts(right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
@@ -269,5 +340,6 @@ def _auc(codes: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 __all__ = [
-    "METRICS", "class_scores", "interval", "region_scores", "score", "score_intervals", "spread", "worst_region",
+    "METRICS", "class_scores", "interval", "paired_gap", "region_scores", "score", "score_intervals", "spread",
+    "worst_region",
 ]  # fmt: skip

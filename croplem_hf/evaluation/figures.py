@@ -75,11 +75,13 @@ def region_figure(tables: Mapping[str, Sequence[Mapping]], *, metric: str, level
     first = sorted(next(iter(tables.values())), key=lambda row: -np.nan_to_num(row[metric]["value"], nan=np.inf))
     place = {row["region"]: number for number, row in enumerate(first)}
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 1.1 + 0.42 * len(place)), layout="constrained")
+        lines = -(-(len(tables) + 1) // 3)
+        height = 0.9 + 0.2 * lines + max(0.42, 0.2 * (len(tables) + 0.8)) * len(place)
+        figure = Figure(figsize=(7.6, height), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(100 * level, color="#666", linewidth=1, linestyle=(0, (4, 3)), label="chance")
         for number, (name, rows) in enumerate(tables.items()):
-            shift = 0.14 * (len(tables) - 1) - 0.28 * number
+            shift = 0.8 * ((len(tables) - 1) / 2 - number) / max(len(tables), 3)
             at = [place[row["region"]] + shift for row in rows]
             value, low, high = (np.array([100 * row[metric][k] for row in rows]) for k in ("value", "low", "high"))
             axes.errorbar(
@@ -89,7 +91,9 @@ def region_figure(tables: Mapping[str, Sequence[Mapping]], *, metric: str, level
         axes.set_yticks(list(place.values()), list(place))
         axes.set(xlabel=f"{NAMES.get(metric, metric)}, %", ylim=(-0.6, len(place) - 0.4))
         axes.grid(False, axis="y")
-        figure.legend(loc="outside upper left", ncols=len(tables) + 1)
+        for edge in range(1, len(place)):
+            axes.axhline(edge - 0.5, color="#e6e6e6", linewidth=0.8)
+        figure.legend(loc="outside upper left", ncols=3)
         worst = first[-1]
         alt = f"{NAMES.get(metric, metric)} by region; the worst is {worst['region']}, {percent(worst[metric])}."
         return _svg(figure, alt, caption)

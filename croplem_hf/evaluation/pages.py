@@ -5,12 +5,21 @@ from itertools import accumulate
 
 from .fairness import METRICS, MIN_ROWS
 from .figures import curve_figure, region_figure, reliability_figure
-from .report import NAMES, key_facts, paragraph, percent, region_table, section, table
+from .pages_more import far_section, few_shot_section, left_out, retrieval_section, sets_section
+from .report import NAMES, bullets, key_facts, paragraph, percent, region_table, section, table
 
 MAX_CLASSES = 20
 HEAD_WIDTH = 60
 """Characters that the headings of a table may have together."""
-HEADLINE = "balanced_accuracy"
+HEADLINE = "auc"
+NOT_SAID = (
+    "A region which is not in the tables need not come out as these do: each is one case, and the next may be worse "
+    "than the worst.",
+    "Shares of predicted classes are no areas: errors of the two kinds need not cancel. The command croplem area "
+    "corrects a map by a random sample, and gives the error.",
+    "A difference within the intervals is none that was shown.",
+    "Another year, another definition of the classes, or other sensors may give something else.",
+)
 
 
 def pages(figures: Mapping) -> list[str]:
@@ -19,33 +28,74 @@ def pages(figures: Mapping) -> list[str]:
     Args:
         figures: what `evaluate` returns.
     """
-    sections = [_summary(figures), _transfer(figures), _within(figures)]
-    sections += [_few_shot(figures), _efficiency(figures), _calibration(figures), _method(figures)]
+    sections = [_summary(figures), _transfer(figures), _within(figures), few_shot_section(figures)]
+    sections += [_calibration(figures), sets_section(figures), far_section(figures), retrieval_section(figures)]
+    sections += [_efficiency(figures), _method(figures)]
     return [text for text in sections if text]
 
 
 def _summary(figures: Mapping) -> str:
     within, transfer = figures["within"], figures["transfer"]
-    facts = {"balanced accuracy where labels are": percent(within["overall"][HEADLINE])}
-    lines = []
+    facts = {"AUC where labels are": percent(within["overall"][HEADLINE])}
+    lines = [
+        "AUC is the share of pairs, one row of a class and one of another, that the head puts in the right order: 50 "
+        "is chance, 100 is perfect. It does not depend on where one cuts. Balanced accuracy is the mean share of each "
+        "class that is found, cutting at 50 %."
+    ]
     if transfer:
-        facts["balanced accuracy in regions without labels"] = percent(transfer["overall"][HEADLINE])
-        if transfer["worst_region"]["regions"] > 1:
-            facts["in the worst of them, at equal test size"] = percent(transfer["worst_region"])
+        facts["AUC in regions without labels"] = percent(transfer["overall"][HEADLINE])
+        if transfer["spread"][HEADLINE]["regions"] > 1:
+            worst = transfer["spread"][HEADLINE]
+            facts[f"AUC in the worst of them, {worst['worst_region']}"] = percent(worst["worst"])
             means = [percent(account["spread"][HEADLINE].get("mean")) for account in (within, transfer)]
-            lines.append(f"Balanced accuracy, mean over regions: {means[0]} with local labels, {means[1]} without.")
+            cuts = [percent(account["spread"]["balanced_accuracy"].get("mean")) for account in (within, transfer)]
+            lines.append(
+                f"Mean over regions: AUC {means[0]} with local labels and {means[1]} without, balanced accuracy "
+                f"{cuts[0]} and {cuts[1]}. Between the best and the worst region without local labels lie "
+                f"{percent(worst['gap'])} points of AUC."
+            )
         lines += _unproven(transfer, "Without local labels")
     else:
         lines.append(f"Nothing can be said of other regions: {figures['left_out']['transfer']}.")
     lines += _unproven(within, "With local labels")
+    for name, other in (transfer or within)["others"].items():
+        where = "regions without labels" if transfer else "other blocks"
+        lines.append(
+            f"Beside {name} with the same head, in {where}: AUC {percent(other['gap'], signed=True)} (95 % "
+            "interval; above 0 the embeddings are better)."
+        )
     facts["calibration error (ECE) where labels are"] = percent(within["calibration"]["ece"])
+    if transfer:
+        facts["calibration error (ECE) in regions without"] = percent(transfer["calibration"]["ece"])
     majority = within["baselines"]["majority class"]
     lines.append(
         f"To judge by: the majority class alone has an accuracy of {percent(majority['accuracy'])} and a macro-F1 of "
-        f"{percent(majority['macro_f1'])} (means over regions); guessing has a balanced accuracy of "
+        f"{percent(majority['macro_f1'])} (means over regions); guessing has an AUC of 50.0 and a balanced accuracy of "
         f"{percent(_level(figures))}. All figures in percent."
     )
-    return section("In short", key_facts(facts), *map(paragraph, lines), _data(figures))
+    lines += _design(figures["data"])
+    return section("In short", key_facts(facts), *map(paragraph, lines), _data(figures)) + section(
+        "What not to conclude", bullets(NOT_SAID)
+    )
+
+
+def _design(data: Mapping) -> list[str]:
+    """How the labels were chosen, and what follows."""
+    picked = data["labelled"] - data["tested"]
+    lines = []
+    if picked:
+        lines.append(
+            f"{picked:,} labels were picked by a strategy or drawn without a known probability: they are trained with, "
+            f"and only the other {data['tested']:,} are tested on."
+        )
+    if data["weighted"]:
+        lines.append("Scores are weighted by one over the inclusion probability of each label.")
+    if not data["design_known"]:
+        lines.append(
+            "How the labels were chosen is not recorded. If a strategy picked them, or whoever labelled took what was "
+            "easy to see, these figures hold for such places and not for the region."
+        )
+    return lines
 
 
 def _unproven(account: Mapping, words: str) -> list[str]:
@@ -84,10 +134,6 @@ def _account(figures: Mapping, name: str, caption: str) -> str:
     return region_table(account["regions"], means=means, caption=caption)
 
 
-def _left_out(figures: Mapping, title: str, name: str) -> str:
-    return section(title, paragraph(f"Left out: {figures['left_out'][name]}."))
-
-
 def _equal_size(account: Mapping) -> str:
     worst = account["worst_region"]
     if worst["regions"] < 2:
@@ -100,11 +146,13 @@ def _equal_size(account: Mapping) -> str:
 
 def _transfer(figures: Mapping) -> str:
     if not figures["transfer"]:
-        return _left_out(figures, "Regions without labels", "transfer")
+        return left_out(figures, "Regions without labels", "transfer")
+    tables = {"no local labels": figures["transfer"]["regions"], "with local labels": figures["within"]["regions"]}
+    for name, other in figures["transfer"]["others"].items():
+        tables[f"{name}, no local labels"] = other["regions"]
     picture = region_figure(
-        {"no local labels": figures["transfer"]["regions"], "with local labels": figures["within"]["regions"]},
-        metric=HEADLINE, level=_level(figures), caption="Each region, with 95 % intervals over blocks",
-    )  # fmt: skip
+        tables, metric=HEADLINE, level=0.5, caption="Each region, with 95 % intervals over blocks; the worst on top"
+    )
     return section(
         "Regions without labels",
         paragraph(
@@ -140,32 +188,10 @@ def _within(figures: Mapping) -> str:
     )
 
 
-def _few_shot(figures: Mapping) -> str:
-    if not figures["few_shot"]:
-        return _left_out(figures, "A few local labels", "few_shot")
-    means = figures["few_shot"]["means"]
-    rows = [
-        [point["n_labels"], *(percent(means[m][k]["mean"]) for m in METRICS), percent(means[HEADLINE][k]["worst"])]
-        for k, point in enumerate(means[HEADLINE])
-    ]
-    regions = means[HEADLINE][0]["regions"]
-    return section(
-        "A few local labels",
-        paragraph(
-            "Labels of all other regions and a few random ones of the region itself, tested on the same half of its "
-            "blocks. Local labels count as much as any other; with many labels elsewhere, a few weigh little."
-        ),
-        table(
-            ["Local labels", *(NAMES[metric] for metric in METRICS), "Balanced accuracy, worst region"],
-            rows, caption=f"Percent, means over {regions} regions",
-        ),
-    )  # fmt: skip
-
-
 def _efficiency(figures: Mapping) -> str:
     found = figures["label_efficiency"]
     if not found:
-        return _left_out(figures, "How far labels go", "label_efficiency")
+        return left_out(figures, "How far labels go", "label_efficiency")
     whole, several = found["all_labels"], len(found["curves"]) > 1
     seeds = next(iter(found["curves"]["macro_f1"].values()))[0]["seeds"]
     parts = [
@@ -212,24 +238,51 @@ def _calibration(figures: Mapping) -> str:
     if figures["transfer"]:
         names["no local labels"] = figures["transfer"]
     found = {name: account["calibration"] for name, account in names.items()}
+    drawn = dict(found)
     of = figures["within"]["calibration"]["of"]
     of = of if of == "predicted class" else f"class {of}"
     scores = ("brier", "brier_prior", "log_loss")
+    for name, other in (figures["transfer"] or figures["within"])["others"].items():
+        found[f"{name}, {'no' if figures['transfer'] else 'with'} local labels"] = other["calibration"]
     rows = [
         [name, percent(c["ece"]), percent(c["ece_mass"]), *(f"{c[score]:.3f}" for score in scores)]
         for name, c in found.items()
     ]
-    picture = reliability_figure({name: c["points"] for name, c in found.items()}, of=of)
+    picture = reliability_figure({name: c["points"] for name, c in drawn.items()}, of=of)
     columns = ["", "ECE, %", "ECE, equal mass, %", "Brier", "Brier of the shares", "Log loss"]
     return section(
         "Whether probabilities can be believed",
         paragraph(
             "On the diagonal, of the rows predicted with 70 % as many come true. ECE is the mean gap; the Brier score "
-            "is to be compared with that of always predicting the shares of the classes."
+            "is to be compared with that of always predicting the shares of the classes: above it, the probabilities "
+            "are worse than none. Points of few rows (below) jump about and say little."
         ),
         table(columns, rows),
         picture,
+        _calibration_by_region(figures),
     )
+
+
+def _calibration_by_region(figures: Mapping) -> str:
+    """ECE of every region, and the share of the last class: true, and as counted from predictions."""
+    accounts = {"with local labels": figures["within"]}
+    if figures["transfer"]:
+        accounts["no local labels"] = figures["transfer"]
+    shown = figures["data"]["classes"]
+    name = max(shown) if len(shown) == 2 else max(shown, key=shown.get)
+    columns, rows = ["Region", f"Share of {name}, %"], []
+    for which in accounts:
+        columns += [f"ECE, {which}, %", f"Share predicted, {which}, %"]
+    for k, line in enumerate(figures["within"]["regions"]):
+        row = [line["region"]]
+        for account in accounts.values():
+            own = account["regions"][k]
+            share = next(part for part in own["shares"] if part["class"] == name)
+            row += [] if len(row) > 1 else [percent(share["true"])]
+            row += [percent(own["calibration"]["ece"]), percent(share["predicted"])]
+        rows.append(row)
+    caption = f"By region. A share of class {name} that is predicted too high is as much area too many on a map"
+    return table(columns, rows, caption=caption)
 
 
 def _method(figures: Mapping) -> str:
@@ -242,6 +295,7 @@ def _method(figures: Mapping) -> str:
         ["Sensors", str(info.get("sensors") or "all that are there")],
         ["Content hash", data["content_hash"][:16]],
         ["Head", settings["head"]],
+        ["Standardised by", settings["standardise_by"] or "training rows"],
         ["Spatial blocks", "none" if data["blocks"] is None else f"{data['blocks']:,}"],
         ["Seed; resamplings", f"{settings['seed']}; {settings['n_bootstrap']:,}"],
         ["Made", f"{settings['created']} with croplem_hf {settings['library_version']} in {settings['seconds']} s"],

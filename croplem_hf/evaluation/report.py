@@ -11,6 +11,7 @@ What goes into a section is HTML made by the functions here and in `figures`, wh
 import base64
 import html
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -39,16 +40,18 @@ p { margin: .6rem 0; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: 46rem; }
 th, td { padding: .32rem .8rem; border-bottom: 1px solid #ececec; text-align: left; white-space: nowrap; }
-th { font-weight: 600; border-bottom: 2px solid #ccc; vertical-align: bottom; }
+th { font-weight: 600; border-bottom: 2px solid #ccc; vertical-align: bottom; white-space: normal; }
+th.number { max-width: 9rem; }
+ul.plain { max-width: 46rem; padding-left: 1.2rem; }
 th.number, td.number { text-align: right; }
 tr.strong td { font-weight: 600; border-top: 2px solid #ccc; }
 tr.faint td { color: #6f6f6f; }
 figure { margin: 1.2rem 0; }
 figure img { max-width: 100%; height: auto; display: block; }
 ul.facts { list-style: none; padding: 0; margin: 1.2rem 0; display: grid; gap: .8rem; }
-ul.facts { grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); }
+ul.facts { grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
 ul.facts li { background: #f5f7f8; border-radius: .4rem; padding: .7rem .9rem; font-size: .85rem; color: #444; }
-ul.facts b { display: block; font-size: 1.35rem; color: #111; line-height: 1.3; }
+ul.facts b { display: block; font-size: 1.2rem; color: #111; line-height: 1.3; }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
@@ -63,7 +66,6 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[str], *
         subtitle: line below the heading, text.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_CSS}</style>\n</head>\n'
@@ -71,10 +73,30 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[str], *
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page)
     return path
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, whole or not at all; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: str | os.PathLike, figures: Mapping) -> None:
+    """Write figures as JSON, whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_plain(figures), indent=1, allow_nan=False))
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def section(title: str, *parts: str) -> str:
@@ -86,6 +108,11 @@ def paragraph(text: str, *, note: bool = False) -> str:
     """A paragraph; a note is set smaller."""
     kind = ' class="note"' if note else ""
     return f"<p{kind}>{html.escape(text)}</p>"
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """A list of texts."""
+    return '<ul class="plain">' + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
 
 
 def key_facts(facts: Mapping[str, str]) -> str:
@@ -231,6 +258,6 @@ def _is_number(text: str) -> bool:
 
 
 __all__ = [
-    "NAMES", "embed", "image", "image_section", "key_facts", "paragraph", "percent", "region_table", "section",
-    "table", "write_report",
+    "NAMES", "bullets", "embed", "image", "image_section", "key_facts", "paragraph", "percent", "region_table",
+    "section", "table", "write_json", "write_report", "write_text",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ from sklearn.utils.validation import has_fit_parameter
 from ..errors import DataError
 from .fairness import MIN_ROWS, score
 
-SHOTS = (0, 10, 50)
+SHOTS = (0, 10, 50, 400)
+THRESHOLD_LABELS = 50
 
 
 def leave_one_region_out(
@@ -104,20 +105,26 @@ def few_shot(
     *,
     shots: Sequence[int] = SHOTS,
     seeds: Sequence[int] = (0, 1, 2),
+    tests: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> list[dict]:
     """What a few local labels add to those of all other regions.
 
     Half of the blocks of a region are the test, the same for all shots and seeds; local labels are drawn at random from
-    the other half, the 10 among the 50. They count as much as any other label.
+    the other half, the 10 among the 50. They count as much as any other label. Of two classes, `THRESHOLD_LABELS` of
+    them also move the threshold of the head that saw no local label, to where its balanced accuracy on them is best.
 
     Args:
         X, y, regions, make_head, blocks: as in `leave_one_region_out`.
         shots: numbers of local labels.
         seeds: one draw of local labels for each.
+        tests: bool (n,), rows that may be in a test; all where None.
+        weights: float (n,), one over the inclusion probability, of the scores.
 
     Returns:
-        One dict for each region, seed and number: `region`, `seed`, `n_labels` (local), and `score`. Regions whose test
-        would have fewer than `MIN_ROWS` rows are left out, and so are shots that a region cannot give.
+        One dict for each region, seed and number: `region`, `seed`, `n_labels` (local), and `score`; without local
+        labels also `moved_accuracy` and `moved_balanced_accuracy`, with the moved threshold (NaN where it cannot be).
+        Regions whose test would have fewer than `MIN_ROWS` rows are left out, and so are shots that a region lacks.
     """
     names, codes = np.unique(np.asarray(y), return_inverse=True)
     regions, blocks = np.asarray(regions), _blocks(blocks, len(codes))
@@ -127,34 +134,45 @@ def few_shot(
         if len(np.unique(blocks[own])) < 2:
             continue
         local, test = next(GroupShuffleSplit(1, test_size=0.5, random_state=0).split(own, groups=blocks[own]))
-        local, test = own[local], own[test]
+        local, test = own[local], own[test] if tests is None else own[test][tests[own[test]]]
         others = np.flatnonzero((regions != region) & ~np.isin(blocks, blocks[test]))
         if len(test) < MIN_ROWS:
             continue
+        own_weights = None if weights is None else weights[test]
         for count in (shot for shot in shots if shot <= len(local)):
             for seed in seeds:
+                drawn = np.random.default_rng(seed).permutation(local)
                 if count or seed == seeds[0]:
-                    bought = np.random.default_rng(seed).permutation(local)[:count]
-                    train = np.concatenate([others, bought])
-                    proba = fit_predict(make_head, X, codes, blocks, train, test, len(names))
-                    scores = score(codes[test], proba, range(len(names)))
-                records.append({"region": str(region), "seed": int(seed), "n_labels": int(count)} | scores)
+                    train = np.concatenate([others, drawn[:count]])
+                    head = _fit(make_head, X, codes, blocks, train)
+                    proba = _proba(head, X[test], len(names))
+                    scores = score(codes[test], proba, range(len(names)), own_weights)
+                record = {"region": str(region), "seed": int(seed), "n_labels": int(count)} | scores
+                if count == 0:
+                    few = drawn[:THRESHOLD_LABELS]
+                    record |= _moved(head, X[few], codes[few], codes[test], proba, own_weights)
+                records.append(record)
     return records
 
 
 def few_shot_means(records: Sequence[dict], metric: str) -> list[dict]:
-    """Mean over the regions that have all shots: dicts of `n_labels`, `mean`, `worst` and `regions`; empty for none.
+    """Means over regions: dicts of `n_labels`, `mean`, `worst` and `regions`; empty for none.
+
+    Numbers that fewer than half of the regions can give are left out, and then regions that lack one of the others, so
+    that all means are over the same regions.
 
     Args:
         records: of `few_shot`.
         metric: one of `METRICS`.
     """
-    shots = sorted({record["n_labels"] for record in records})
-    whole = [
-        region
-        for region in sorted({record["region"] for record in records})
-        if {record["n_labels"] for record in records if record["region"] == region} == set(shots)
+    regions = sorted({record["region"] for record in records})
+    given = {region: {r["n_labels"] for r in records if r["region"] == region} for region in regions}
+    shots = [
+        count
+        for count in sorted({record["n_labels"] for record in records})
+        if 2 * sum(count in own for own in given.values()) >= len(regions)
     ]
+    whole = [region for region in regions if set(shots) <= given[region]]
     table = []
     for count in shots if whole else ():
         own = [
@@ -163,6 +181,33 @@ def few_shot_means(records: Sequence[dict], metric: str) -> list[dict]:
         ]
         table.append({"n_labels": count, "mean": float(np.mean(own)), "worst": float(np.min(own)), "regions": len(own)})
     return table
+
+
+def best_threshold(outcome: np.ndarray, p: np.ndarray) -> float:
+    """Threshold of p at which the balanced accuracy on labels is best (Youden's index), nearest 0.5 among equals.
+
+    Args:
+        outcome: bool (n,), of both kinds.
+        p: float (n,), probabilities.
+    """
+    steps = np.unique(p)
+    middles = np.concatenate([[0.5], (steps[1:] + steps[:-1]) / 2])
+    above = p[:, None] >= middles
+    balanced = above[outcome].mean(axis=0) + (~above[~outcome]).mean(axis=0)
+    best = middles[balanced >= balanced.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def _moved(
+    head: ClassifierMixin, X: np.ndarray, bought: np.ndarray, codes: np.ndarray, proba: np.ndarray,
+    weights: np.ndarray | None,
+) -> dict[str, float]:  # fmt: skip
+    names = ("accuracy", "balanced_accuracy")
+    if proba.shape[1] != 2 or len(bought) < THRESHOLD_LABELS or len(np.unique(bought)) < 2:
+        return {f"moved_{name}": float("nan") for name in names}
+    positive = proba[:, 1] >= best_threshold(bought == 1, _proba(head, X, 2)[:, 1])
+    found = score(codes, np.stack([~positive, positive], axis=1).astype(float), range(2), weights)
+    return {f"moved_{name}": found[name] for name in names}
 
 
 def fit_predict(
@@ -175,14 +220,21 @@ def fit_predict(
     classes: int,
 ) -> np.ndarray:
     """Probabilities (test rows, classes) of a fresh head; `train` and `test` are masks or row numbers."""
+    return _proba(_fit(make_head, X, codes, blocks, train), X[test], classes)
+
+
+def _fit(
+    make_head: Callable[[], ClassifierMixin], X: np.ndarray, codes: np.ndarray, blocks: np.ndarray, train: np.ndarray
+) -> ClassifierMixin:
     head = make_head()
     if has_fit_parameter(head, "groups") and len(np.unique(blocks)) < len(blocks):
-        head.fit(X[train], codes[train], groups=blocks[train])
-    else:
-        head.fit(X[train], codes[train])
-    found = head.predict_proba(X[test])
-    proba = np.zeros((len(found), classes))
-    proba[:, head.classes_] = found
+        return head.fit(X[train], codes[train], groups=blocks[train])
+    return head.fit(X[train], codes[train])
+
+
+def _proba(head: ClassifierMixin, X: np.ndarray, classes: int) -> np.ndarray:
+    proba = np.zeros((len(X), classes))
+    proba[:, head.classes_] = head.predict_proba(X)
     return proba
 
 
@@ -195,4 +247,6 @@ def _blocks(blocks: Sequence | None, count: int) -> np.ndarray:
     return np.unique(np.asarray(blocks), return_inverse=True)[1]
 
 
-__all__ = ["few_shot", "few_shot_means", "fit_predict", "grouped_cross_validation", "leave_one_region_out"]
+__all__ = [
+    "best_threshold", "few_shot", "few_shot_means", "fit_predict", "grouped_cross_validation", "leave_one_region_out",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from ..data.folder import Scene
 from ..embedding import Embedder
 from ..embedding_options import TOKENS_PER_BATCH
 from ..errors import DataError
-from ..heads import TENSORS, LogisticHead
+from ..heads import Head
 from .block import pixels_at_once, read_block
 from .cog import BandGroup, write_cog
 from .settings import MapSettings, map_settings
@@ -29,7 +29,7 @@ TILES = {"series": 256, "patch": 1024}
 def map_scene(
     scene: Scene,
     embedder: Embedder,
-    head: LogisticHead,
+    head: Head,
     out: str | os.PathLike,
     *,
     stride: int | None = None,
@@ -114,7 +114,7 @@ def map_scene(
 def predict_window(
     scene: Scene,
     embedder: Embedder,
-    head: LogisticHead,
+    head: Head,
     settings: MapSettings,
     steps: tuple[int, int],
     window: tuple[int, int, int, int],
@@ -187,11 +187,11 @@ def _coded(probabilities: np.ndarray) -> np.ndarray:
     return coded
 
 
-def _head_hash(head: LogisticHead) -> str:
+def _head_hash(head: Head) -> str:
     """SHA-256 over the classes and the fitted numbers of a head: the same however it was stored."""
     digest = hashlib.sha256(json.dumps(head.classes_.tolist()).encode())
-    for name in TENSORS:
-        digest.update(np.ascontiguousarray(getattr(head, name), "<f8").tobytes())
+    for name, array in sorted(head.tensors().items()):
+        digest.update(name.encode() + np.ascontiguousarray(array, "<f8").tobytes())
     return digest.hexdigest()
 
 

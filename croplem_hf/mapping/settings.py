@@ -7,7 +7,7 @@ from ..data.folder import Scene
 from ..embedding import Embedder, default_patch_size
 from ..embedding_options import pooling_name
 from ..errors import DataError
-from ..heads import LogisticHead
+from ..heads import Head
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class MapSettings:
         return int(self.patch_size or min(default_patch_size(*self.size), 2 * embedder.model.config.patch_size))
 
 
-def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSettings:
+def map_settings(scene: Scene, embedder: Embedder, head: Head) -> MapSettings:
     """Settings that reproduce the head's embeddings on a scene.
 
     Raises:
@@ -92,7 +92,7 @@ def map_settings(scene: Scene, embedder: Embedder, head: LogisticHead) -> MapSet
     return settings
 
 
-def _warn_of_differences(scene: Scene, head: LogisticHead, sensors: str) -> None:
+def _warn_of_differences(scene: Scene, head: Head, sensors: str) -> None:
     """One line on what the head was fitted on and this scene is not; a head need not know."""
     level = head.patch_.get("s2_level")
     pairs = [("sensors", head.patch_.get("sensors"), sensors)]

@@ -153,6 +153,10 @@ def test_local_labels_are_apart_from_a_test_that_stays():
     tests, bought = {}, {}
     for train, test, _ in Recorder.log:
         name = region[test[0]]
+        if not tests.get(name, set(test)) & set(test):
+            # The local labels that move the threshold of a head that saw none of them.
+            assert len(test) == 50 and name not in region[train]
+            continue
         assert tests.setdefault(name, set(test)) == set(test)
         assert set(region[test]) == {name} and not set(block[test]) & set(block[train])
         assert set(np.flatnonzero(region != name)) <= set(train)

@@ -1,0 +1,140 @@
+"""Areas of a map's classes in hectares, corrected by labels of sampled places."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.warp import transform
+
+from ..errors import DataError
+from ..labels import as_label, read_columns
+from .area import area_estimates
+from .design import COLUMNS, design
+
+_log = logging.getLogger(__name__)
+
+
+def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dict:
+    """Area of each class and accuracy of a map that `croplem map` wrote, from a probability sample.
+
+    Args:
+        map_path: GeoTIFF; band 1 holds numbers of classes, its tag CLASSES their names.
+        labels_path: CSV or Parquet with `lon`, `lat` (WGS 84, degrees) and `label`, and where the sample was stratified
+            `stratum` and `inclusion_probability`. Without these the places must have been drawn at random from the
+            whole map, or from each of its classes; the strata are then the classes of the map. With them, hectares
+            assume that what the sample was drawn from has the map's extent.
+
+    Returns:
+        What `area_estimates` gives, in `classes` also `hectares` (an estimate) and `mapped_hectares` (pixels counted,
+        biased); `hectares` of the whole map, `strata` and `outside` (labels where the map has no data).
+
+    Raises:
+        DataError: no such map, no such columns, labels that were picked by a strategy, too few labels in a stratum, or
+            none on the map.
+    """
+    cells = read_columns(labels_path, ("lon", "lat", "label"), COLUMNS)
+    rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
+    if not rows:
+        raise DataError(f"{labels_path}: column 'label' holds no label")
+    given = design([cells.get(name, [None] * len(cells["label"])) for name in COLUMNS], rows, str(labels_path))
+    keep = np.flatnonzero(given.tests)
+    truth = np.array([as_label(cells["label"][rows[k]]) for k in keep])
+    lon, lat = (np.array([_degrees(cells[name][rows[k]], name, labels_path) for k in keep]) for name in ("lon", "lat"))
+    names, hectares, codes = _read(Path(map_path), lon, lat)
+    on_map = codes >= 0
+    if not on_map.any():
+        raise DataError(f"{labels_path}: none of the {len(keep)} labels lies on pixels of {map_path}")
+    if not on_map.all():
+        _log.warning("%d of %d labels lie where %s has no data; left out", (~on_map).sum(), len(keep), map_path)
+    truth, mapped = truth[on_map], np.array(names)[codes[on_map]]
+    weights, strata = given.weights[keep][on_map], given.strata[keep][on_map]
+    if (weights == 1).all():
+        strata, sizes = mapped, {name: n for name, n in zip(names, hectares, strict=True) if n > 0}
+        # Counted in places of 10 m: the correction for a finite population is then nothing.
+        sizes = {name: 100 * n for name, n in sizes.items()}
+        how = "classes of the map"
+    else:
+        sizes = {str(name): float(weights[strata == name].sum()) for name in np.unique(strata)}
+        how = "strata of the sample"
+    found = area_estimates(mapped, truth, strata, sizes)
+    whole = float(hectares.sum())
+    counted = dict(zip(names, hectares.tolist(), strict=True))
+    for row in found["classes"]:
+        row["hectares"] = {key: value * whole for key, value in row["area"].items()}
+        row["mapped_hectares"] = counted.get(row["class"], 0.0)
+    return found | {"hectares": whole, "strata": how, "outside": int((~on_map).sum())}
+
+
+def _read(path: Path, lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """-> names of classes (K), hectares of each float64 (K,), class at each place int64 (n,), -1 for no data."""
+    try:
+        with rasterio.open(path) as raster:
+            tags = raster.tags().get("CLASSES")
+            if tags is None or raster.crs is None:
+                raise DataError(f"{path}: has no tag CLASSES or no coordinate system; give a map of `croplem map`")
+            names = list(json.loads(tags).values())
+            hectares, known = np.zeros(len(names)), np.full(len(lon), -1, np.int64)
+            x, y = transform("EPSG:4326", raster.crs, lon, lat)
+            back, x, y = ~raster.transform, np.asarray(x), np.asarray(y)
+            row = np.floor(back.d * x + back.e * y + back.f).astype(int)
+            column = np.floor(back.a * x + back.b * y + back.c).astype(int)
+            for _, window in raster.block_windows(1):
+                block = raster.read(1, window=window)
+                area = _pixel_hectares(raster, np.arange(window.row_off, window.row_off + window.height))
+                for k in range(len(names)):
+                    hectares[k] += ((block == k) * area[:, None]).sum()
+                r, c = row - window.row_off, column - window.col_off
+                here = (r >= 0) & (r < block.shape[0]) & (c >= 0) & (c < block.shape[1])
+                values = block[r[here], c[here]].astype(np.int64)
+                known[here] = np.where(values < len(names), values, -1)
+    except RasterioError as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    return names, hectares, known
+
+
+def _pixel_hectares(raster, rows: np.ndarray) -> np.ndarray:
+    """Area of a pixel of each row; of geographic grids by the length of a degree on WGS 84."""
+    size = abs(raster.transform.a * raster.transform.e - raster.transform.b * raster.transform.d)
+    if not raster.crs.is_geographic:
+        return np.full(len(rows), size * raster.crs.linear_units_factor[1] ** 2 / 1e4)
+    phi = np.radians(raster.transform.f + raster.transform.e * (rows + 0.5))
+    meridian = 111_132.95 - 559.85 * np.cos(2 * phi)
+    parallel = 111_412.88 * np.cos(phi) - 93.50 * np.cos(3 * phi)
+    return size * meridian * parallel / 1e4
+
+
+def _degrees(value: object, name: str, path: str | os.PathLike) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= (180 if name == "lon" else 90):
+        raise DataError(f"{path}: {name} must be degrees, found {value!r}")
+    return number
+
+
+def area_lines(found: dict) -> Sequence[str]:
+    """The result as lines of text."""
+
+    def plus_minus(estimate: dict, factor: float, form: str) -> str:
+        if math.isnan(estimate["value"]):
+            return "-"
+        return f"{factor * estimate['value']:{form}} +- {factor * 1.96 * estimate['se']:{form}}"
+
+    yield f"{'class':16} {'labels':>6} {'area, ha (95 %)':>24} {'mapped, ha':>12} {'user, %':>14} {'producer, %':>14}"
+    for row in found["classes"]:
+        yield (
+            f"{row['class']:16} {row['n_reference']:6} {plus_minus(row['hectares'], 1, ',.1f'):>24} "
+            f"{row['mapped_hectares']:12,.1f} {plus_minus(row['users_accuracy'], 100, '.1f'):>14} "
+            f"{plus_minus(row['producers_accuracy'], 100, '.1f'):>14}"
+        )
+    yield f"overall accuracy {plus_minus(found['overall_accuracy'], 100, '.1f')} % of {found['hectares']:,.1f} ha"
+
+
+__all__ = ["area_lines", "map_area"]
