@@ -2,9 +2,12 @@
 
 from .bandit import CoverageBandit, Explanation
 from .simulate import aulc, compare, replay
+from .baselines import (
+    BadgeSampling, ClusterMarginSampling, DropQuerySampling, EntropySampling, KCenterSampling, MarginSampling,
+    TypiClustSampling, UncertaintyHerdingSampling,
+)  # fmt: skip
 from .strategies import (
     MISSING,
-    MarginSampling,
     RandomSampling,
     Strategy,
     StratifiedRandomSampling,

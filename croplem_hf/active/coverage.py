@@ -51,12 +51,13 @@ def lazy_greedy(
 class Space:
     """Centred embeddings of length one, made for the rows that are asked for, and distances between them."""
 
-    def __init__(self, X: np.ndarray, landmarks: np.ndarray):
+    def __init__(self, X: np.ndarray, landmarks: np.ndarray | None = None):
         self.X = X
         self.mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.landmarks = landmarks
-        self.marks = self.vectors(landmarks)
-        self.ranks = np.sort(self._closeness(landmarks))
+        if landmarks is not None:
+            self.landmarks = landmarks
+            self.marks = self.vectors(landmarks)
+            self.ranks = np.sort(self._closeness(landmarks))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n, D); a row that equals the mean stays zero."""

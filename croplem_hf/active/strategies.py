@@ -1,4 +1,4 @@
-"""Which rows to label next: the interface that every strategy shares, and the plain baselines.
+"""Which rows to label next: the interface that every strategy shares, and random sampling.
 
     rows = StratifiedRandomSampling(regions, seed=0).query(X, y, batch_size=50)
 
@@ -151,28 +151,6 @@ class StratifiedRandomSampling(Strategy):
         return stratified_rows(rng.permutation(pool.candidates), pool.region, have, pool.batch_size, rng)
 
 
-class MarginSampling(Strategy):
-    """Rows where the two best classes of a head are closest; random rows until two classes have labels.
-
-    Args:
-        regions: not used; taken so that all strategies are made alike.
-        head: scikit-learn classifier with `predict_proba`, cloned and fitted to the labels; `LogisticHead` if None.
-        seed: of the random first rows, and of the order of equals.
-    """
-
-    def __init__(self, regions: Sequence[str] | None = None, head: BaseEstimator | None = None, seed: int = 0):
-        super().__init__(regions, seed)
-        self.head = head
-
-    def _choose(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
-        rows = rng.permutation(pool.candidates)
-        head = fitted_head(self.head, pool.X, pool.y)
-        if head is None:
-            return rows[: pool.batch_size]
-        best = np.sort(head.predict_proba(pool.X[rows]), axis=1)[:, -2:]
-        return rows[np.argsort(best[:, 1] - best[:, 0], kind="stable")[: pool.batch_size]]
-
-
 def fitted_head(head: BaseEstimator | None, X: np.ndarray, y: np.ndarray) -> BaseEstimator | None:
     """A fresh copy of `head` (`LogisticHead` if None) fitted to the labelled rows; None below two classes."""
     rows = np.flatnonzero(y != MISSING)
@@ -241,7 +219,6 @@ def _check_candidates(candidates: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 __all__ = [
     "MISSING",
-    "MarginSampling",
     "Pool",
     "RandomSampling",
     "StratifiedRandomSampling",

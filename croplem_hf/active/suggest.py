@@ -9,7 +9,8 @@ from ..errors import CheckpointError, DataError
 from ..labels import column_values, encode_labels
 from ..table import EmbeddingsTable
 from .bandit import CoverageBandit
-from .strategies import MarginSampling, RandomSampling, StratifiedRandomSampling
+from .baselines import MarginSampling
+from .strategies import RandomSampling, StratifiedRandomSampling
 
 STRATEGIES = {
     "bandit": CoverageBandit,
