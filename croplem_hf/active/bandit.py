@@ -188,7 +188,7 @@ class CoverageBandit(Strategy):
             covered = np.exp(-0.5 * (space.nearest(landmarks, known) / width) ** 2)
         kernel = np.exp(-0.5 * space.squares(candidates, landmarks) / width**2)
         value = stands_for * error * weight[pool.region[landmarks]]
-        places, gained = lazy_greedy(kernel, covered, value, pool.batch_size)
+        places, gained, _ = lazy_greedy(kernel, covered, value, pool.batch_size)
 
         rows = candidates[places]
         self._remember(rows, self._contexts(pool, rows, space, known, head), gained @ stands_for, pool, head)

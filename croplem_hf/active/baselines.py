@@ -21,6 +21,8 @@ TYPICAL_OF = 20
 MOST_CLUSTERS = 500
 MARGIN_FACTOR = 10
 DROPOUT, DROPOUT_COPIES = 0.75, 3
+# Random starts end in poor optima; several are cheap where there are few vectors.
+SMALL_POOL, SMALL_POOL_STARTS = 20_000, 5
 
 
 class HeadSampling(Strategy):
@@ -186,7 +188,8 @@ class TypiClustSampling(Strategy):
             for number in np.lexsort((-size, labels)):
                 if number not in queues:
                     members = by_cluster[number]
-                    order = np.argsort(_looseness(everything[members]), kind="stable")
+                    loose = _looseness(everything[members]) if len(members) else np.empty(0)
+                    order = np.argsort(loose, kind="stable")
                     queues[number] = [row for row in members[order] if open_rows[row]]
                 if queues[number]:
                     chosen.append(queues[number].pop(0))
@@ -226,7 +229,7 @@ class UncertaintyHerdingSampling(Strategy):
         width = max(float(width), 1e-3)
         if len(known):
             covered = np.exp(-0.5 * (space.nearest(landmarks, known) / width) ** 2)
-        places, _ = lazy_greedy(np.exp(-0.5 * squares / width**2), covered, doubt, pool.batch_size)
+        places, _, _ = lazy_greedy(np.exp(-0.5 * squares / width**2), covered, doubt, pool.batch_size)
         return candidates[places]
 
 
@@ -238,7 +241,10 @@ def margins(probability: np.ndarray) -> np.ndarray:
 
 def kmeans(vectors: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres float32 (count, D) of vectors (n, D) with n >= count, and the number of the nearest for each, (n,)."""
-    clustering = faiss.Kmeans(vectors.shape[1], count, niter=10, seed=int(seed % 2**31), min_points_per_centroid=1)
+    starts = SMALL_POOL_STARTS if len(vectors) <= SMALL_POOL else 1
+    clustering = faiss.Kmeans(
+        vectors.shape[1], count, niter=10, nredo=starts, seed=int(seed % 2**31), min_points_per_centroid=1
+    )
     clustering.train(vectors)
     return clustering.centroids, clustering.index.search(vectors, 1)[1][:, 0]
 

@@ -74,7 +74,7 @@ def test_region_weights_favour_the_small_within_bounds(size, rho):
 def test_lazy_greedy_equals_greedy(seed, candidates, landmarks):
     rng = np.random.default_rng(seed)
     kernel, covered, weight = rng.random((candidates, landmarks)), 0.5 * rng.random(landmarks), rng.random(landmarks)
-    rows, gained = lazy_greedy(kernel, covered, weight, candidates)
+    rows, gained, _ = lazy_greedy(kernel, covered, weight, candidates)
     assert sorted(rows) == list(range(candidates))
     for row, new in zip(rows, gained, strict=True):
         gains = np.maximum(kernel - covered, 0) @ weight
