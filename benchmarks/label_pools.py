@@ -56,7 +56,9 @@ def series(path: Path, sources: list[str], column: str, kind: str) -> LabelledPo
     keep = np.isin(source, sources) & np.array([value not in (None, -1, -1.0) and value == value for value in label])
     names, count = np.unique(label[keep].astype(str), return_counts=True)
     keep &= np.isin(label.astype(str), names[count >= LEAST_OF_CLASS])
-    regions, blocks = (np.array(table.metadata[name].to_pylist(), object)[keep].astype(str) for name in ("region", "block"))
+    regions, blocks = (
+        np.array(table.metadata[name].to_pylist(), object)[keep].astype(str) for name in ("region", "block")
+    )
     y = np.unique(label[keep].astype(str), return_inverse=True)[1]
     # Regions of a handful of rows say nothing by themselves.
     sizes = dict(zip(*np.unique(regions, return_counts=True), strict=True))

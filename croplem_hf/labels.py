@@ -42,25 +42,8 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
         DataError: see the module.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such label file; it is CSV or Parquet with the columns id and {column}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path, partitioning=None)
-        else:
-            as_text = {name: pa.string() for name in ("id", column)}
-            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=as_text))
-        names = table.column_names
-        cells = [table[name].to_pylist() if names.count(name) == 1 else [] for name in ("id", column)]
-    # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
-    for name in ("id", column):
-        if names.count(name) != 1:
-            found = ", ".join(map(repr, names))
-            raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
-    if len(table) == 0:
-        raise DataError(f"{path}: no rows below the header")
+    found = _read_columns(path, ["id", column], f"it is CSV or Parquet with the columns id and {column}")
+    cells = found["id"], found[column]
     labels: dict[str, str] = {}
     twice = []
     for row, (name, label) in enumerate(zip(*cells, strict=True), 1):
@@ -79,6 +62,30 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
     if not labels:
         _log.warning("%s: column %r holds no label", path, column)
     return labels
+
+
+def _read_columns(path: Path, columns: list[str], what: str) -> dict[str, list]:
+    """Columns of a label file as lists, those of a CSV as text."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such label file; {what}")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path, partitioning=None)
+        else:
+            as_text = {name: pa.string() for name in columns}
+            table = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types=as_text))
+        names = table.column_names
+        cells = {name: table[name].to_pylist() if names.count(name) == 1 else [] for name in columns}
+    # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
+    for name in columns:
+        if names.count(name) != 1:
+            found = ", ".join(map(repr, names))
+            raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
+    if len(table) == 0:
+        raise DataError(f"{path}: no rows below the header")
+    return cells
 
 
 def as_label(value: object) -> str | None:
@@ -172,7 +179,12 @@ def spatial_blocks(table: EmbeddingsTable, column: str = "block") -> np.ndarray 
 
 
 def select_where(table: EmbeddingsTable, filters: Sequence[str]) -> EmbeddingsTable:
-    """The rows whose metadata fit: `select_where(table, ["source=itu_cropland_2023", "region=Iran", "region=Sudan"])`.
+    """The rows whose metadata fit, see `rows_where`: `select_where(table, ["region=Iran", "region=Sudan"])`."""
+    return table.select(rows_where(table, filters))
+
+
+def rows_where(table: EmbeddingsTable, filters: Sequence[str]) -> np.ndarray:
+    """Numbers of the rows whose metadata fit, int64: `["source=itu_cropland_2023", "region=Iran", "region=Sudan"]`.
 
     Args:
         table: embeddings.
@@ -199,7 +211,21 @@ def select_where(table: EmbeddingsTable, filters: Sequence[str]) -> EmbeddingsTa
         keep &= fits
     if not keep.any():
         raise DataError(f"no row fits {' and '.join(filters)} together")
-    return table.select(np.flatnonzero(keep))
+    return np.flatnonzero(keep)
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The column `id` of a label file or sheet.
+
+    Raises:
+        DataError: see the module.
+    """
+    path = Path(path)
+    table = _read_columns(path, ["id"], "a file of items is CSV or Parquet with the column id")
+    ids = ["" if name is None else str(name).strip() for name in table["id"]]
+    if "" in ids:
+        raise DataError(f"{path}: data row {ids.index('') + 1} has no id")
+    return ids
 
 
 def _column(table: EmbeddingsTable, column: str) -> list:
@@ -219,6 +245,6 @@ def _text(value: object) -> str | None:
 
 
 __all__ = [
-    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_labels",
-    "select_where", "spatial_blocks",
+    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_ids", "read_labels",
+    "rows_where", "select_where", "spatial_blocks",
 ]  # fmt: skip

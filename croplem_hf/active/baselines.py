@@ -73,8 +73,8 @@ class EntropySampling(HeadSampling):
 class BadgeSampling(HeadSampling):
     """k-means++ on gradients of the head's last layer at its own predictions (Ash et al. 2020, arXiv 1906.03671).
 
-    A gradient is the outer product of (p - one-hot of the best class) and the embedding. Distances between such products
-    come from those of their factors, so the products are never made.
+    A gradient is the outer product of (p - one-hot of the best class) and the embedding. Distances between such
+    products come from those of their factors, so the products are never made.
     """
 
     def _ask(self, pool, rows, head, rng):
@@ -115,8 +115,8 @@ class DropQuerySampling(HeadSampling):
     """Rows whose class changes when numbers of the embedding are dropped (Gupte et al. 2024, arXiv 2401.14555).
 
     A row is a candidate where most of three copies, each with three quarters of its numbers dropped, get another class
-    than the row itself. Candidates are clustered by k-means and the row nearest to each centre is taken; the first batch
-    is taken so from the whole pool. Where there are too few candidates, the smallest margins are added.
+    than the row itself. Candidates are clustered by k-means and the row nearest to each centre is taken; the first
+    batch is taken so from the whole pool. Where there are too few candidates, the smallest margins are added.
     """
 
     cold_start = True
