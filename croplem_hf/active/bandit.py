@@ -23,7 +23,7 @@ from .trips import Trips
 RANDOM_CANDIDATES = 1_500
 TOP_CANDIDATES = 2_500
 # Contexts are computed for so many random candidates at most: the cost of a round then hardly depends on the pool.
-SCREENED = 20_000
+SCREENED = 10_000
 WIDTH = 0.7
 ERRORS = (0.01, 1.0)
 RIDGE = 1.0

@@ -8,6 +8,7 @@ import numpy as np
 LANDMARKS = 2_000
 LANDMARKS_PER_REGION = 10
 NEIGHBOURS = 10
+MEAN_ROWS = 100_000
 WEIGHTS = (0.2, 5.0)
 
 
@@ -69,8 +70,15 @@ def lazy_greedy(
 
 def _first_gains(kernel: np.ndarray, covered: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Gain of each candidate alone, some rows at a time."""
+    covered, weight = covered.astype(kernel.dtype), weight.astype(kernel.dtype)
     parts = [np.maximum(kernel[at : at + 256] - covered, 0) @ weight for at in range(0, len(kernel), 256)]
-    return np.concatenate(parts)
+    # Rounding must not make a bound of a gain too low.
+    return np.concatenate(parts).astype(np.float64) * (1 + 8 * np.finfo(kernel.dtype).eps * np.sqrt(len(covered)))
+
+
+def mean_row(X: np.ndarray) -> np.ndarray:
+    """Mean of rows (N, D), float32 (D,), over evenly spaced ones where there are more than 100,000."""
+    return X[:: -(-len(X) // MEAN_ROWS)].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 class Space:
@@ -78,7 +86,7 @@ class Space:
 
     def __init__(self, X: np.ndarray, landmarks: np.ndarray | None = None):
         self.X = X
-        self.mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.mean = mean_row(X)
         if landmarks is not None:
             self.landmarks = landmarks
             self.marks = self.vectors(landmarks)
@@ -119,7 +127,8 @@ def draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generat
     size = np.bincount(region, minlength=len(share))
     quota = np.ceil(share * min(LANDMARKS, len(region))).astype(int)
     quota = np.minimum(np.maximum(quota, LANDMARKS_PER_REGION), size)
-    rows = np.concatenate([order[region[order] == number][:count] for number, count in enumerate(quota)])
+    shuffled = region[order]
+    rows = np.concatenate([order[np.flatnonzero(shuffled == number)[:count]] for number, count in enumerate(quota)])
     return rows, (share / quota)[region[rows]]
 
 
