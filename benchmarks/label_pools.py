@@ -5,17 +5,19 @@ cropland and crop_type. A split is (part, rows of the pool, rows of the test); e
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from croplem_hf import read_table
+from croplem_hf import Embedder, open_source, read_table
+from croplem_hf.data import generate_kenya
 
 SHARES = (0.50, 0.25, 0.12, 0.08, 0.05)
 LEAST_OF_CLASS = 40
-MOST_ROWS, MOST_TEST = 2_500, 2_000
+MOST_ROWS, MOST_TEST = 1_500, 1_000
 Split = tuple[str, np.ndarray, np.ndarray]
 
 
@@ -88,16 +90,32 @@ def one_region(regions: np.ndarray, blocks: np.ndarray, seed: int) -> Iterator[S
 
 
 def left_out(regions: np.ndarray, blocks: np.ndarray, seed: int) -> Iterator[Split]:
-    """Each region in turn for the test, half of the blocks of all others for the pool.
+    """One region for the test, the next one for the next seed; half of the blocks of all others for the pool.
 
     With all blocks a strategy that leaves little to chance would choose the same rows for every seed.
     """
     rng = np.random.default_rng([seed, 1])
     names = rng.permutation(np.unique(blocks))
     drawn = np.isin(blocks, names[: len(names) // 2])
-    for name in np.unique(regions):
-        pool, test = np.flatnonzero(drawn & (regions != name)), np.flatnonzero(regions == name)
-        yield name, np.sort(rng.permutation(pool)[:MOST_ROWS]), rng.permutation(test)[: MOST_TEST // 2]
+    kinds = np.unique(regions)
+    name = kinds[seed % len(kinds)]
+    pool, test = np.flatnonzero(drawn & (regions != name)), np.flatnonzero(regions == name)
+    yield name, np.sort(rng.permutation(pool)[:MOST_ROWS]), rng.permutation(test)[:MOST_TEST]
+
+
+def kenya(fields: int = 1_600) -> LabelledPool:
+    """Invented fields in the layout of Kenya CV4A, embedded by the packaged checkpoint: tiles are regions.
+
+    Nothing that is measured on them holds for a real field.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = generate_kenya(Path(folder) / "kenya", fields=fields, tile_size=(380, 570))
+        table = Embedder.from_pretrained().embed_source(open_source(root), Path(folder) / "kenya.parquet")
+    label, tile, block = (np.array(table.metadata[name].to_pylist(), object) for name in ("crop_type", "tile", "block"))
+    keep = np.array([value is not None for value in label])
+    y = np.unique(label[keep].astype(str), return_inverse=True)[1]
+    regions, blocks = (np.array([f"tile {v}" for v in tile[keep]]), block[keep].astype(str))
+    return LabelledPool(table.vectors[keep], y, regions, lambda seed: by_blocks(regions, blocks, seed, 0.7))
 
 
 def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:
@@ -109,9 +127,9 @@ def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:
     world = ["worldcereal_global_a", "worldcereal_belgium"]
     return made | {
         "Africa": lambda: series(path, africa, "cropland", "within"),
-        "Africa, region left out": lambda: series(path, africa, "cropland", "left out"),
         "Iran and Sudan": lambda: series(path, itu, "cropland", "each"),
-        "Iran and Sudan, region left out": lambda: series(path, itu, "cropland", "left out"),
         "Canada, crop types": lambda: series(path, ["worldcereal_canada"], "crop_type", "within"),
         "WorldCereal": lambda: series(path, world, "cropland", "within"),
+        "Africa, region left out": lambda: series(path, africa, "cropland", "left out"),
+        "Iran and Sudan, region left out": lambda: series(path, itu, "cropland", "left out"),
     }

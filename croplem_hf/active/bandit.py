@@ -85,7 +85,7 @@ class CoverageBandit(Strategy):
         head: BaseEstimator | None = None,
         rho: float = 0.5,
         alpha: float = 0.1,
-        explore: float = 0.3,
+        explore: float = 0.0,
         learn: bool = True,
         trips: Trips | None = None,
         seed: int = 0,

@@ -33,7 +33,7 @@ def buy(bandit, X, y, truth, size=10):
 def test_cold_start_covers_clusters_that_random_misses():
     X, number = clusters([200, 100, 50, 50, 30, 30, 20, 20, 20, 20])
     y = np.full(len(X), MISSING)
-    found = [len(np.unique(number[CoverageBandit(explore=0, seed=seed).query(X, y, batch_size=10)])) for seed in range(5)]
+    found = [len(np.unique(number[CoverageBandit(seed=seed).query(X, y, batch_size=10)])) for seed in range(5)]
     chance = [len(np.unique(number[RandomSampling(seed=seed).query(X, y, batch_size=10)])) for seed in range(5)]
     assert min(found) >= 9
     assert max(chance) <= 8
@@ -378,7 +378,8 @@ def test_a_price_of_ways_gathers_a_batch_in_trips():
 
 
 def test_a_degree_of_latitude_is_some_111_kilometres():
-    assert kilometres(np.array([[10.0, 1.0], [11.0, 0.0]]), np.array([10.0, 0.0])) == pytest.approx([111.2] * 2, abs=0.1)
+    found = kilometres(np.array([[10.0, 1.0], [11.0, 0.0]]), np.array([10.0, 0.0]))
+    assert found == pytest.approx([111.2] * 2, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -403,8 +404,8 @@ def test_a_campaign_stopped_and_resumed_gives_the_same_picks_as_an_unbroken_one(
     picks = {}
     for broken in (False, True):
         y, bandit = np.full(400, MISSING), CoverageBandit(regions, seed=4)
-        picks[broken] = []
-        for turn in range(5):
+        picks[broken], before = [], np.empty(0, int)
+        for _ in range(5):
             rows = bandit.query(X, y, batch_size=12)
             # Labels of every third row come a round late.
             late = rows[::3]
@@ -413,8 +414,7 @@ def test_a_campaign_stopped_and_resumed_gives_the_same_picks_as_an_unbroken_one(
             if broken:
                 bandit.save(tmp_path / "state")
                 bandit = CoverageBandit.load(tmp_path / "state", regions)
-            if turn:
-                y[before] = truth[before]
+            y[before] = truth[before]
             before = late
     assert picks[True] == picks[False]
     assert len({row for rows in picks[True] for row in rows}) == 60
