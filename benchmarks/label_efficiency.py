@@ -130,13 +130,10 @@ def report(name: str, found: dict) -> None:
         ]  # fmt: skip
         print(f"| {strategy} | {' | '.join(cells)} |")
     mine = found["strategies"]["bandit"]
-    print(
-        f"\nBandit minus best fixed ({found['best_fixed']}): {found['bandit_minus_best_fixed']:+.1f}; worst region minus"
-        f" Uncertainty Herding's: {found['worst_region_minus_uncertainty_herding']:+.1f}. Of all labels' macro-F1: "
-        f"{mine['of_all_at_10%']:.0f} % with 10 % of them, {mine['of_all_at_15%']:.0f} % with 15 %, "
-        f"{mine['of_all_at_last']:.0f} % with {last}.",
-        flush=True,
-    )
+    best, worst = found["bandit_minus_best_fixed"], found["worst_region_minus_uncertainty_herding"]
+    print(f"\nBandit minus best fixed ({found['best_fixed']}) {best:+.1f}; worst region minus UHerding's {worst:+.1f}.")
+    few, more, most = (mine[f"of_all_at_{at}"] for at in ("10%", "15%", "last"))
+    print(f"Of all labels' F1: {few:.0f} % with 10 %, {more:.0f} % with 15 %, {most:.0f} % with {last}", flush=True)
 
 
 def main() -> None:
