@@ -104,13 +104,13 @@ def left_out(regions: np.ndarray, blocks: np.ndarray, seed: int) -> Iterator[Spl
     yield name, np.sort(rng.permutation(pool)[:MOST_ROWS]), rng.permutation(test)[:MOST_TEST]
 
 
-def kenya(fields: int = 1_600) -> LabelledPool:
+def kenya(fields: int = 1_150) -> LabelledPool:
     """Invented fields in the layout of Kenya CV4A, embedded by the packaged checkpoint: tiles are regions.
 
     Nothing that is measured on them holds for a real field.
     """
     with tempfile.TemporaryDirectory() as folder:
-        root = generate_kenya(Path(folder) / "kenya", fields=fields, tile_size=(380, 570))
+        root = generate_kenya(Path(folder) / "kenya", fields=fields, tile_size=(320, 480))
         table = Embedder.from_pretrained().embed_source(open_source(root), Path(folder) / "kenya.parquet")
     label, tile, block = (np.array(table.metadata[name].to_pylist(), object) for name in ("crop_type", "tile", "block"))
     keep = np.array([value is not None for value in label])

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from ..errors import CheckpointError, DataError
+from .context import CONTEXT, contexts_of
 from .coverage import Space, draw_landmarks, lazy_greedy, region_weights
 from .explain import Explanation, explain
 from .memory import Batch, describe_pool, read_state, write_state
@@ -27,7 +28,6 @@ SCREENED = 10_000
 WIDTH = 0.7
 ERRORS = (0.01, 1.0)
 RIDGE = 1.0
-CONTEXT = ("constant", "margin", "doubt", "distance", "density", "rarity")
 
 
 class CoverageBandit(Strategy):
@@ -154,7 +154,7 @@ class CoverageBandit(Strategy):
             anchors = rng.choice(len(pool.X), min(pool.batch_size, len(pool.X)), replace=False)
         width = max(WIDTH * float(np.median(space.nearest(landmarks, anchors))), 1e-6)
 
-        error = self._expected_error(self._contexts(pool, landmarks, space, known, head))
+        error = self._expected_error(contexts_of(pool, landmarks, space, known, head))
         value = stands_for * error * weight[pool.region[landmarks]]
         covered = np.zeros(len(landmarks))
         if len(known):
@@ -167,7 +167,7 @@ class CoverageBandit(Strategy):
         candidates = screened
         left = pool.batch_size - len(drawn)
         if len(screened) > RANDOM_CANDIDATES + TOP_CANDIDATES:
-            scores = self._expected_error(self._contexts(pool, screened, space, known, head))
+            scores = self._expected_error(contexts_of(pool, screened, space, known, head))
             scores *= weight[pool.region[screened]]
             allowed = _marked(_marked(np.zeros(len(pool.X), bool), pool.candidates, True), drawn, False)
             candidates = _shortlist(screened, scores, landmarks[allowed[landmarks]], left)
@@ -182,7 +182,7 @@ class CoverageBandit(Strategy):
         # Whoever labels only the first rows of a sheet shall get of both.
         order = np.argsort(_spread(chance), kind="stable")
         rows, gained, paid, chance = rows[order], gained[order], paid[order], chance[order]
-        self._remember(rows, self._contexts(pool, rows, space, known, head), gained @ stands_for, chance, pool, head)
+        self._remember(rows, contexts_of(pool, rows, space, known, head), gained @ stands_for, chance, pool, head)
         self.landmarks_, self.error_field_ = landmarks, error
         names = [pool.regions[number] for number in pool.region[rows]]
         self.explanations_ = explain(
@@ -232,28 +232,6 @@ class CoverageBandit(Strategy):
                 self._target = self._target + here.contexts.T @ error
         waiting = [batch.take(y[batch.rows] == MISSING) for batch in self._batches]
         self._batches = [batch for batch in waiting if len(batch.rows)]
-
-    def _contexts(
-        self, pool: Pool, rows: np.ndarray, space: Space, known: np.ndarray, head: BaseEstimator | None
-    ) -> np.ndarray:
-        """Contexts of rows (n,), float64 (n, 6 + R); all parts lie between 0 and 1."""
-        context = np.zeros((len(rows), len(CONTEXT) + len(pool.regions)))
-        context[:, 0] = 1
-        # Without a head nothing is known: full doubt. Without a label all is as far as vectors of length one can be.
-        context[:, 1:4] = 1
-        if head is not None:
-            probability = head.predict_proba(pool.X[rows])
-            best = np.sort(probability, axis=1)[:, -2:]
-            context[:, 1] = 1 - (best[:, 1] - best[:, 0])
-            context[:, 2] = 1 - best[:, 1]
-            classes, count = np.unique(pool.y[pool.labelled], return_counts=True)
-            rare = 1 - count / count.max()
-            context[:, 5] = probability @ rare[np.searchsorted(classes, head.classes_)]
-        if len(known):
-            context[:, 3] = space.nearest(rows, known) / 2
-        context[:, 4] = space.density(rows)
-        context[np.arange(len(rows)), len(CONTEXT) + pool.region[rows]] = 1
-        return context
 
     def _expected_error(self, contexts: np.ndarray) -> np.ndarray:
         """Error expected for contexts (n, 6 + R), float64 (n,): the learned one as far as the head is able, else 1."""
