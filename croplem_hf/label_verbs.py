@@ -4,6 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+SUGGEST_STRATEGIES = (
+    "bandit", "stratified", "random", "margin", "entropy", "k-center", "typiclust", "badge", "cluster-margin",
+    "uncertainty-herding", "dropquery",
+)  # fmt: skip
+"""Keys of `active.suggest.STRATEGIES`, whose module takes half a second to import."""
+
 
 def add_verbs(verb) -> None:
     """Add the parsers; `verb(name, run, text)` makes one."""
@@ -11,13 +17,30 @@ def add_verbs(verb) -> None:
     _table_arguments(suggest, labels_required=False)
     _region_argument(suggest)
     suggest.add_argument("-n", type=_count, default=50, help="how many (default 50)")
-    suggest.add_argument("--out", type=Path, required=True, metavar="NEXT.csv", help="CSV to write")
+    text = "CSV to write; where the table has lon and lat, a GeoJSON is written beside it"
+    suggest.add_argument("--out", type=Path, required=True, metavar="NEXT.csv", help=text)
     suggest.add_argument(
-        "--strategy", choices=("bandit", "stratified", "random", "margin"), default="bandit",
-        help="bandit (default) for a pool that is to be mapped itself; random or stratified for what gets no labels",
+        "--strategy", choices=SUGGEST_STRATEGIES, default="bandit",
+        help="bandit (default), random, stratified (random, regions alike), or one of the published ones to compare",
     )  # fmt: skip
     suggest.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
+    text = "leave out items that fit, such as places that cannot be visited; may be repeated"
+    suggest.add_argument("--exclude", action="append", default=[], metavar="COLUMN=VALUE", help=text)
+    text = "leave out the items of this file (column id); may be repeated"
+    suggest.add_argument("--exclude-ids", action="append", default=[], type=Path, metavar="FILE.csv", help=text)
+    text = "sheet of --validation: its items are neither chosen nor learned from; may be repeated"
+    suggest.add_argument("--validation-sheet", action="append", default=[], type=Path, metavar="SHEET.csv", help=text)
+    text = "draw N items at random to test with instead, with their inclusion probabilities"
+    suggest.add_argument("--validation", type=_count, metavar="N", help=text)
+    text = "strata of --validation: by region (default), or by the class that a head predicts from the labels"
+    suggest.add_argument("--strata", choices=("region", "class"), default="region", help=text)
+    suggest.add_argument("--cost", metavar="COLUMN", help="column of prices: most is covered for the money")
+    text = "price of a kilometre between the places of a batch, so that they gather in trips (columns lon, lat)"
+    suggest.add_argument("--per-km", type=_price, default=0.0, metavar="PRICE", help=text)
+    suggest.add_argument("--budget", type=_price, metavar="MONEY", help="most that the batch may cost")
+    suggest.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
+    suggest.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
 
     fit = verb("fit", _fit, "Fit a small calibrated classifier to the labels of an embeddings table.")
     _table_arguments(fit)
@@ -109,6 +132,16 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -127,14 +160,46 @@ def _labelled_table(args: argparse.Namespace):
 
 
 def _suggest(args: argparse.Namespace) -> None:
-    from .active.suggest import suggest
+    from .active.suggest import draw_validation, suggest
+    from .errors import DataError
+    from .labels import read_ids, rows_where
 
+    if args.picture and not args.images:
+        raise DataError("--picture needs --images SRC: the table holds no images")
+    priced = args.cost is not None or args.per_km or args.budget is not None
+    if args.validation and (args.state or priced or args.strategy != "bandit"):
+        raise DataError("--validation is a random sample: --state, --strategy and prices do not go with it")
     table, y = _labelled_table(args)
-    picks = suggest(
-        table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, state=args.state, out=args.out
-    )  # fmt: skip
+    kept = {name for path in args.validation_sheet for name in read_ids(path)}
+    y[[name in kept for name in table.ids]] = None
+    excluded = kept | {name for path in args.exclude_ids for name in read_ids(path)}
+    excluded |= {table.ids[row] for text in args.exclude for row in rows_where(table, [text])}
+    if args.validation:
+        picks = draw_validation(
+            table, y, args.validation, strata=args.strata, region=args.region, seed=args.seed, exclude=excluded,
+            out=args.out,
+        )  # fmt: skip
+    else:
+        picks = suggest(
+            table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, exclude=excluded,
+            cost=args.cost, per_km=args.per_km, budget=args.budget, state=args.state, out=args.out,
+        )  # fmt: skip
     known = sum(label is not None for label in y)
-    print(f"{len(picks)} of {len(table)} items to label next ({known} are labelled) in {args.out}")
+    what = "to validate with" if args.validation else "to label next"
+    print(f"{len(picks)} of {len(table)} items {what} ({known} are labelled) in {args.out}")
+    if args.picture:
+        from .data import open_source
+        from .pictures import draw_items
+
+        captions = [f"{pick['rank']}  {pick['id']}\n{_short_reason(pick)}" for pick in picks]
+        draw_items(open_source(args.images), [pick["id"] for pick in picks], captions, args.picture)
+        print(f"picture in {args.picture}", file=sys.stderr)
+
+
+def _short_reason(pick: dict) -> str:
+    if "stratum" in pick:
+        return f"{pick['stratum']}, 1 of {1 / pick['inclusion_probability']:.0f}"
+    return pick["reason"].split(";")[0].split(",")[0] if "reason" in pick else str(pick.get("region") or "")
 
 
 def _fit(args: argparse.Namespace) -> None:

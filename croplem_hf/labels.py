@@ -193,7 +193,12 @@ def spatial_blocks(table: EmbeddingsTable, column: str = "block") -> np.ndarray 
 
 
 def select_where(table: EmbeddingsTable, filters: Sequence[str]) -> EmbeddingsTable:
-    """The rows whose metadata fit: `select_where(table, ["source=itu_cropland_2023", "region=Iran", "region=Sudan"])`.
+    """The rows whose metadata fit, see `rows_where`: `select_where(table, ["region=Iran", "region=Sudan"])`."""
+    return table.select(rows_where(table, filters))
+
+
+def rows_where(table: EmbeddingsTable, filters: Sequence[str]) -> np.ndarray:
+    """Numbers of the rows whose metadata fit, int64: `["source=itu_cropland_2023", "region=Iran", "region=Sudan"]`.
 
     Args:
         table: embeddings.
@@ -220,7 +225,19 @@ def select_where(table: EmbeddingsTable, filters: Sequence[str]) -> EmbeddingsTa
         keep &= fits
     if not keep.any():
         raise DataError(f"no row fits {' and '.join(filters)} together")
-    return table.select(np.flatnonzero(keep))
+    return np.flatnonzero(keep)
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The column `id` of a label file or sheet.
+
+    Raises:
+        DataError: see the module.
+    """
+    ids = ["" if name is None else str(name).strip() for name in read_columns(path, ("id",))["id"]]
+    if "" in ids:
+        raise DataError(f"{path}: data row {ids.index('') + 1} has no id")
+    return ids
 
 
 def _column(table: EmbeddingsTable, column: str) -> list:
@@ -240,6 +257,6 @@ def _text(value: object) -> str | None:
 
 
 __all__ = [
-    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns",
-    "read_labels", "select_where", "spatial_blocks",
+    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns", "read_ids", 
+    "read_labels", "rows_where", "select_where", "spatial_blocks",
 ]  # fmt: skip

@@ -312,4 +312,44 @@ def draw_similar(source, queries: Sequence[str | Shown], found, path: str | os.P
     similar_sheet(rows, path)
 
 
-__all__ = ["Shown", "draw_similar", "false_colour", "radar", "show", "similar_sheet", "true_colour"]
+def draw_items(source, ids: Sequence[str], captions: Sequence[str], path: str | os.PathLike, columns: int = 8) -> None:
+    """Draw a sheet of items in reading order, such as those to label next.
+
+    Args:
+        source: as `open_source` gives it.
+        ids: of N items of the source.
+        captions: N texts of one or two lines.
+        path: PNG to write.
+        columns: most items side by side.
+
+    Raises:
+        DataError: the source lacks one of the items, or it cannot be read.
+    """
+    numbers = {name: n for n, name in enumerate(source.ids)}
+    missing = [name for name in ids if name not in numbers]
+    if missing:
+        raise DataError(f"the images hold no {missing[0]!r}; give the folder or table that was embedded")
+    panels = [_panels(source[numbers[name]], CELL) for name in ids]
+    high = max(map(len, panels))
+    columns, height = min(columns, len(ids)), high * (CELL + 2) + CAPTION + 2 * GAP
+    lines = -(-len(ids) // columns)
+    sheet = Image.new("RGB", (GAP + columns * (CELL + GAP), GAP + lines * height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), _font(12)
+    for place, caption in enumerate(captions):
+        x, top = GAP + place % columns * (CELL + GAP), GAP + place // columns * height
+        for number, (_, panel) in enumerate(panels[place]):
+            y = top + number * (CELL + 2)
+            sheet.paste(panel, (x, y))
+            draw.rectangle((x - 1, y - 1, x + CELL, y + CELL), outline=(215, 215, 215))
+        for line, text in enumerate(caption.split("\n")[:2]):
+            draw.text((x, top + high * (CELL + 2) + 6 + 15 * line), _shorten(text, CELL, font), fill=_INK, font=font)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    sheet.save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+__all__ = [
+    "Shown", "draw_items", "draw_similar", "false_colour", "radar", "show", "similar_sheet", "true_colour",
+]  # fmt: skip

@@ -7,10 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, strategies as st
+from PIL import Image
 
 from croplem_hf import CoverageBandit, LogisticHead, generate_scene, load_head, read_table
+from croplem_hf.active.suggest import STRATEGIES, allocate
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
+from croplem_hf.label_verbs import SUGGEST_STRATEGIES
 
 
 def write_labels(path, rows, header=("id", "label")):
@@ -95,7 +99,7 @@ def test_labels_that_were_filled_in_are_never_replaced(pool, tmp_path, capsys):
     assert not state.exists(), "what was never shown is not waited for"
 
 
-@pytest.mark.parametrize("strategy", ["bandit", "stratified", "random", "margin"])
+@pytest.mark.parametrize("strategy", SUGGEST_STRATEGIES)
 def test_every_strategy_gives_new_items_and_the_same_ones_again(pool, tmp_path, strategy):
     table, truth = pool
     labels = write_labels(tmp_path / "labels.csv", list(truth.items())[:30])
@@ -118,6 +122,156 @@ def test_suggest_gives_what_is_left_and_then_says_so(pool, tmp_path, capsys):
     write_labels(labels, truth.items())
     assert main(["suggest", table, "--labels", str(labels), "-n", "10", "--out", out]) == 1
     assert "nothing left to choose" in capsys.readouterr().err
+
+
+def test_the_command_names_the_strategies_of_the_library():
+    assert set(SUGGEST_STRATEGIES) == set(STRATEGIES)
+
+
+@pytest.fixture(scope="module")
+def placed(pool, tmp_path_factory):
+    """The same pool with places and prices: three regions on one meridian."""
+    table = pq.read_table(pool[0])
+    rng = np.random.default_rng(1)
+    north = {"north": 2.0, "south": -2.0, "east": 0.0}
+    lat = np.array([north[name] for name in table["region"].to_pylist()]) + rng.normal(0, 0.05, len(table))
+    columns = {"lon": 34 + rng.normal(0, 0.05, len(table)), "lat": lat, "price": 1.0 + np.arange(len(table)) % 4}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    path = tmp_path_factory.mktemp("placed") / "placed.parquet"
+    pq.write_table(table, path)
+    return str(path)
+
+
+def test_a_map_of_the_sheet_is_written_beside_it(placed, pool, tmp_path):
+    out = tmp_path / "next.csv"
+    assert main(["suggest", placed, "-n", "8", "--out", str(out)]) == 0
+    found = json.loads((tmp_path / "next.geojson").read_text())
+    rows = read_rows(out)
+    assert [feature["id"] for feature in found["features"]] == [row["id"] for row in rows]
+    for feature, row in zip(found["features"], rows, strict=True):
+        assert feature["geometry"]["type"] == "Point" and feature["properties"]["reason"] == row["reason"]
+        place = [float(row["lon"]), float(row["lat"])]
+        np.testing.assert_allclose(feature["geometry"]["coordinates"], place, rtol=1e-6)
+        assert row["sample"] == "picked"
+    # A sheet without places does not keep the map of another one.
+    assert main(["suggest", pool[0], "-n", "8", "--out", str(out)]) == 0
+    assert not (tmp_path / "next.geojson").exists()
+
+
+def test_a_foreign_map_is_not_replaced(placed, tmp_path, capsys):
+    (tmp_path / "next.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    assert main(["suggest", placed, "-n", "8", "--out", str(tmp_path / "next.csv")]) == 1
+    assert "no map of a sheet" in capsys.readouterr().err and not (tmp_path / "next.csv").exists()
+
+
+def test_what_is_excluded_is_never_chosen(pool, tmp_path, capsys):
+    table, truth = pool
+    ids, out = tmp_path / "closed.csv", tmp_path / "next.csv"
+    write_labels(ids, [(name,) for name in list(truth)[:100]], ("id",))
+    arguments = ["suggest", table, "--exclude", "region=north", "--exclude-ids", str(ids), "-n", "80"]
+    arguments += ["--out", str(out)]
+    assert main(arguments) == 0
+    found = read_rows(out)
+    assert len(found) == 54, "80 rows beyond the first 100, a third of them in the north"
+    assert not {row["id"] for row in found} & set(list(truth)[:100])
+    assert {row["region"] for row in found} == {"south", "east"}
+    write_labels(ids, [("elsewhere",)], ("id",))
+    assert main(arguments) == 1 and "none of the 1 excluded ids" in capsys.readouterr().err
+    assert main(["suggest", table, "--exclude", "region=west", "--out", str(out)]) == 1
+    assert "no row has region=west" in capsys.readouterr().err
+
+
+def test_a_validation_sample_is_random_with_known_probabilities(pool, tmp_path):
+    table, truth = pool
+    out = tmp_path / "validation.csv"
+    assert main(["suggest", table, "--validation", "30", "--out", str(out)]) == 0
+    rows = read_rows(out)
+    assert {row["sample"] for row in rows} == {"validation"} and len({row["id"] for row in rows}) == 30
+    # The inverse probabilities add up to the rows that could be drawn, in every stratum.
+    for name in ("north", "south", "east"):
+        own = [1 / float(row["inclusion_probability"]) for row in rows if row["stratum"] == name == row["region"]]
+        assert len(own) == 10 and sum(own) == pytest.approx(60)
+    drawn = []
+    for seed in ("0", "0", "1"):
+        assert main(["suggest", table, "--validation", "30", "--seed", seed, "--out", str(out)]) == 0
+        drawn.append([row["id"] for row in read_rows(out)])
+    assert drawn[0] == drawn[1] == [row["id"] for row in rows] != drawn[2]
+
+
+def test_a_validation_sheet_is_neither_chosen_nor_learned_from(pool, tmp_path):
+    table, truth = pool
+    sheet, labels, out = tmp_path / "validation.csv", tmp_path / "labels.csv", tmp_path / "next.csv"
+    assert main(["suggest", table, "--validation", "60", "--out", str(sheet)]) == 0
+    kept = [row["id"] for row in read_rows(sheet)]
+    rest = [name for name in truth if name not in kept][:40]
+    chosen = []
+    # Labels of the validation sample change nothing, whether they are in the labels or not.
+    for names in (rest, [*rest, *kept]):
+        write_labels(labels, [(name, truth[name]) for name in names])
+        arguments = ["suggest", table, "--labels", str(labels), "--validation-sheet", str(sheet), "-n", "80"]
+        assert main([*arguments, "--out", str(out)]) == 0
+        chosen.append([row["id"] for row in read_rows(out)])
+    assert chosen[0] == chosen[1] and len(chosen[0]) == 80 and not set(chosen[0]) & set(kept)
+
+
+def test_validation_by_the_class_that_a_head_predicts(pool, tmp_path, capsys):
+    table, truth = pool
+    labels = write_labels(tmp_path / "labels.csv", list(truth.items())[:80])
+    out = tmp_path / "validation.csv"
+    arguments = ["suggest", table, "--validation", "20", "--strata", "class", "--out", str(out)]
+    assert main([*arguments, "--labels", labels]) == 0
+    rows = read_rows(out)
+    assert {row["stratum"] for row in rows} == {"cropland", "other"}
+    assert np.mean([truth[row["id"]] == row["stratum"] for row in rows]) > 0.7
+    assert sum(1 / float(row["inclusion_probability"]) for row in rows) == pytest.approx(100)
+    out.unlink()
+    assert main(arguments) == 1 and "labels of two classes" in capsys.readouterr().err
+    assert main([*arguments[:3], "2", "--out", str(out)]) == 1 and "too few for 3 strata" in capsys.readouterr().err
+    assert main([*arguments[:3], "999", "--out", str(out)]) == 1 and "only 180" in capsys.readouterr().err
+    assert main([*arguments, "--budget", "3"]) == 1 and "do not go with it" in capsys.readouterr().err
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.floats(0, 1))
+def test_allocation_adds_up_and_fits_the_strata(size, share):
+    size = np.array(size)
+    count = len(size) + int(share * (size.sum() - len(size)))
+    quota = allocate(size, count)
+    assert quota.sum() == count and np.all(quota >= 1) and np.all(quota <= size)
+    if count >= np.minimum(size, 2).sum():
+        assert np.all(quota >= np.minimum(size, 2))
+
+
+def test_prices_and_ways_shape_a_batch(placed, tmp_path, capsys):
+    out = tmp_path / "next.csv"
+    spread = {}
+    for price in ("0", "5"):
+        assert main(["suggest", placed, "-n", "12", "--per-km", price, "--out", str(out)]) == 0
+        spread[price] = len({row["region"] for row in read_rows(out)})
+    assert spread == {"0": 3, "5": 1}
+    assert main(["suggest", placed, "-n", "40", "--cost", "price", "--budget", "20", "--out", str(out)]) == 0
+    rows = read_rows(out)
+    assert sum(float(row["cost"]) for row in rows) <= 20 and len(rows) >= 10
+    assert main(["suggest", placed, "--cost", "fee", "--out", str(out)]) == 1
+    assert "no column 'fee'" in capsys.readouterr().err
+    assert main(["suggest", placed, "--cost", "region", "--out", str(out)]) == 1
+    assert "must hold numbers" in capsys.readouterr().err
+    assert main(["suggest", placed, "--budget", "0.5", "--out", str(out)]) == 1
+    assert "pays for none" in capsys.readouterr().err
+    assert main(["suggest", placed, "--budget", "5", "--strategy", "random", "--out", str(out)]) == 1
+    assert "only the bandit counts prices" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["suggest", placed, "--per-km", "-1", "--out", str(out)])
+
+
+def test_a_picture_of_what_to_label(sen12ms_tree, tmp_path, capsys):
+    table, out, picture = tmp_path / "patches.parquet", tmp_path / "next.csv", tmp_path / "next.png"
+    assert main(["embed", str(sen12ms_tree), str(table), "--quiet"]) == 0
+    arguments = ["suggest", str(table), "-n", "3", "--out", str(out), "--picture", str(picture)]
+    assert main(arguments) == 1 and "--picture needs --images" in capsys.readouterr().err
+    assert main([*arguments, "--images", str(sen12ms_tree)]) == 0
+    with Image.open(picture) as sheet:
+        assert sheet.width == 8 + 3 * 184 and np.asarray(sheet).std() > 10
 
 
 def test_fit_and_evaluate(pool, tmp_path, capsys):

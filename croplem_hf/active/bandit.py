@@ -2,77 +2,32 @@
 
 The value of a batch is the weighted share of the pool that lies near it (Yue and Guestrin 2011, "Linear submodular
 bandits"; the shrinking kernel is that of Uncertainty Herding, Bae et al. 2025, arXiv 2412.20644). The weight of a place
-is its expected error, linear in a context and learned from the labels that were bought, times that of its region.
+is its expected error, linear in a context and learned from the labels that were bought, times that of its region; the
+error counts only as far as the head has proved able, and part of a batch is left to chance.
 """
 
-import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 
 from ..errors import CheckpointError, DataError
+from .context import CONTEXT, contexts_of
 from .coverage import Space, draw_landmarks, lazy_greedy, region_weights
+from .explain import Explanation, explain
+from .memory import Batch, describe_pool, read_state, write_state
+from .skill import cross_validated_skill
 from .strategies import MISSING, Pool, Strategy, fitted_head, stratified_rows
+from .trips import Trips
 
-FORMAT = 1
 RANDOM_CANDIDATES = 1_500
 TOP_CANDIDATES = 2_500
 # Contexts are computed for so many random candidates at most: the cost of a round then hardly depends on the pool.
-SCREENED = 50_000
+SCREENED = 10_000
 WIDTH = 0.7
 ERRORS = (0.01, 1.0)
 RIDGE = 1.0
-CONTEXT = ("constant", "margin", "doubt", "distance", "density", "rarity")
-FINGERPRINT_ROWS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """Why a row was chosen: `gain` = `coverage` + `uncertainty` + `region`, each a share of all that could be covered.
-
-    row: its number in the pool. gain: share of the weighted expected error of the pool that the row newly covers.
-    coverage: the gain if errors were expected everywhere alike and regions counted alike. uncertainty: what is added
-    because more (or, negative, fewer) errors than the mean are expected around the row. region: what the weights of the
-    regions add or take. new_coverage: share of the pool newly covered, 0 to 1. error: expected error there, 0.01 to 1.
-    region_weight: weight of the regions there, 0.2 to 5. region_name: region of the row itself.
-    """
-
-    row: int
-    gain: float
-    coverage: float
-    uncertainty: float
-    region: float
-    new_coverage: float
-    error: float
-    region_weight: float
-    region_name: str
-
-
-@dataclasses.dataclass
-class Batch:
-    """Rows that wait for their labels, with what was known when they were chosen.
-
-    rows: int64 (B,). contexts: float64 (B, 6 + R). new_coverage: float64 (B,). classes: int64 (K,), those of the head,
-    none where there was no head yet; probabilities: float64 (B, K).
-    """
-
-    rows: np.ndarray
-    contexts: np.ndarray
-    new_coverage: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-    def take(self, keep: np.ndarray) -> "Batch":
-        """The rows where `keep` (B,) is true."""
-        parts = (self.rows, self.contexts, self.new_coverage)
-        return Batch(*(part[keep] for part in parts), self.classes, self.probabilities[keep])
 
 
 class CoverageBandit(Strategy):
@@ -84,12 +39,15 @@ class CoverageBandit(Strategy):
         rows = bandit.query(X, y, batch_size=50)        # learns from those that have come
 
     A round: contexts z = (1, margin, 1 - max p, distance to the nearest label, density, rarity of the class, region
-    one-hot); expected error e = clip(z.theta + alpha sqrt(z A^-1 z), 0.01, 1); some 2,000 landmarks stand for the pool,
-    each with weight e x v; lazy greedy choice of the candidates that cover most of it under a Gaussian kernel, whose
-    width is 0.7 x the median distance from a landmark to its nearest label (without labels: to as many random rows
-    as are asked for). theta is a ridge regression of the observed errors 1 - p_before(y) on z, with the margin as its
-    prior. The reward of a row is its error x its new coverage; as the coverage is known when a row is chosen and the
-    noise grows with it, regressing the error itself is the weighted least-squares estimate.
+    one-hot); learned error clip(z.theta + alpha sqrt(z A^-1 z), 0.01, 1); expected error e = 1 - g + g x learned error,
+    with g the skill of the head on left-out labels (`cross_validated_skill`), so that coverage alone decides while the
+    head is no better than chance. `explore` of the batch are random rows, equal in number over regions. Some 2,000
+    landmarks stand for the pool, each with weight e x v; lazy greedy choice of the candidates that cover most of what
+    labels and the random rows leave, under a Gaussian kernel, whose width is 0.7 x the median distance from a landmark
+    to its nearest label (without labels: to as many random rows as are asked for). theta is a ridge regression of the
+    observed errors 1 - p_before(y) on z, with the margin as its prior. The reward of a row is its error x its new
+    coverage; as the coverage is known when a row is chosen and the noise grows with it, regressing the error itself is
+    the weighted least-squares estimate.
 
     Distances are Euclidean between embeddings from which the mean of the pool is taken and which are then brought to
     length one (raw cosines of such embeddings are all near one). The head sees the embeddings as they are.
@@ -100,18 +58,23 @@ class CoverageBandit(Strategy):
         head: scikit-learn classifier with calibrated `predict_proba`, cloned and fitted to the bought labels in every
             round; `LogisticHead` if None.
         rho: weight v of a region with share s of the pool ~ s ** -rho, mean 1 over the pool, clipped to [0.2, 5].
-        alpha: how much of the uncertainty of theta is added to the expected error.
-        learn: whether labels update theta; False keeps the prior.
-        seed: of landmarks and screened candidates.
+        alpha: how much of the uncertainty of theta is added to the learned error.
+        explore: share of a batch that is drawn at random, 0 to 1. With `trips` nothing is: chance buys what is dear.
+        learn: whether labels change anything but the head; False keeps the prior of theta and g = 1.
+        trips: prices of rows and of ways, `Trips`; all rows cost the same where None.
+        seed: of landmarks, screened candidates and random rows.
 
     Attributes:
         explanations_: one `Explanation` for each row of the last query.
         landmarks_, error_field_: int64 (M,) and float64 (M,), landmarks of the last query and the error expected there.
-        rewards_: float64 (n, 4), row, error, new coverage and reward of every label that came after being chosen.
+        skill_: g of the last query.
+        rewards_: float64 (n, 5), row, error, new coverage, reward, and 1 where chance drew it, of every label that came
+            after being chosen.
         theta_: float64 (6 + R,), in the order of `context_names_`.
         class_names_: what the codes of y stand for, kept for the caller and saved with the state; empty at first.
 
-    Source of the constants: a comparison on five pools of 570 to 20,000 rows, budgets from 10 to 400 labels.
+    Source of the constants: comparisons on pools of 570 to 20,000 rows, budgets from 10 to 400 labels; that of
+    `explore` in benchmarks/RESULTS.md.
     """
 
     cold_start = True
@@ -122,16 +85,23 @@ class CoverageBandit(Strategy):
         head: BaseEstimator | None = None,
         rho: float = 0.5,
         alpha: float = 0.1,
+        explore: float = 0.0,
         learn: bool = True,
+        trips: Trips | None = None,
         seed: int = 0,
     ):
         super().__init__(regions, seed)
+        if not 0 <= explore <= 1:
+            raise DataError(f"explore is a share from 0 to 1, found {explore}")
         self.head = head
         self.rho = rho
         self.alpha = alpha
+        self.explore = explore
         self.learn = learn
+        self.trips = trips
         self.explanations_: list[Explanation] = []
-        self.rewards_ = np.empty((0, 4))
+        self.rewards_ = np.empty((0, 5))
+        self.skill_ = 0.0
         self._batches: list[Batch] = []
         self._round = 0
         self._pool: dict | None = None
@@ -139,7 +109,7 @@ class CoverageBandit(Strategy):
 
     @property
     def theta_(self) -> np.ndarray:
-        """Coefficients of the expected error."""
+        """Coefficients of the learned error."""
         return np.linalg.solve(self._precision, self._target)
 
     @property
@@ -159,6 +129,8 @@ class CoverageBandit(Strategy):
         return np.flatnonzero(_marked(y == MISSING, self.pending_, False))
 
     def _choose(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
+        if self.trips is not None:
+            self.trips.check(len(pool.X))
         if self._pool is None:
             self._begin(pool)
         self._receive(pool.y)
@@ -166,40 +138,69 @@ class CoverageBandit(Strategy):
         weight = region_weights(share, self.rho)
         landmarks, stands_for = draw_landmarks(pool.region, share, rng)
         # Every region gives as many as any other, or the smallest would have hardly a candidate in a large pool.
-        screened = stratified_rows(
-            rng.permutation(pool.candidates), pool.region, np.zeros(len(share)), min(SCREENED, len(pool.candidates)),
-            rng,
-        )
+        count = min(max(SCREENED, pool.batch_size), len(pool.candidates))
+        screened = stratified_rows(rng.permutation(pool.candidates), pool.region, np.zeros(len(share)), count, rng)
         rng.shuffle(screened)
+        drawn, screened = self._draw(pool, screened)
+
         head = fitted_head(self.head, pool.X, pool.y)
+        self.skill_ = 1.0
+        if self.learn and head is not None:
+            self.skill_ = cross_validated_skill(pool.X[pool.labelled], pool.y[pool.labelled], self.seed)
         space = Space(pool.X, landmarks)
         known = np.flatnonzero(_marked(pool.y != MISSING, self.pending_, True))
-        anchors = known if len(known) else rng.choice(len(pool.X), min(pool.batch_size, len(pool.X)), replace=False)
+        anchors = np.concatenate([known, drawn])
+        if not len(anchors):
+            anchors = rng.choice(len(pool.X), min(pool.batch_size, len(pool.X)), replace=False)
         width = max(WIDTH * float(np.median(space.nearest(landmarks, anchors))), 1e-6)
 
-        contexts = self._contexts(pool, landmarks, space, known, head)
-        error = self._expected_error(contexts)
-        scores = self._expected_error(self._contexts(pool, screened, space, known, head))
-        scores *= weight[pool.region[screened]]
-        allowed = _marked(np.zeros(len(pool.X), bool), pool.candidates, True)
-        candidates = _shortlist(screened, scores, landmarks[allowed[landmarks]], pool.batch_size)
+        error = self._expected_error(contexts_of(pool, landmarks, space, known, head))
+        value = stands_for * error * weight[pool.region[landmarks]]
         covered = np.zeros(len(landmarks))
         if len(known):
-            covered = np.exp(-0.5 * (space.nearest(landmarks, known) / width) ** 2)
-        kernel = np.exp(-0.5 * space.squares(candidates, landmarks) / width**2)
-        value = stands_for * error * weight[pool.region[landmarks]]
-        places, gained = lazy_greedy(kernel, covered, value, pool.batch_size)
+            covered = _kernel(space.nearest(landmarks, known) ** 2, width)
+        by_chance = np.empty((len(drawn), len(landmarks)))
+        for number, line in enumerate(_kernel(space.squares(drawn, landmarks), width) if len(drawn) else ()):
+            by_chance[number] = np.maximum(line - covered, 0)
+            covered = covered + by_chance[number]
 
-        rows = candidates[places]
-        self._remember(rows, self._contexts(pool, rows, space, known, head), gained @ stands_for, pool, head)
+        candidates = screened
+        left = pool.batch_size - len(drawn)
+        if len(screened) > RANDOM_CANDIDATES + TOP_CANDIDATES:
+            scores = self._expected_error(contexts_of(pool, screened, space, known, head))
+            scores *= weight[pool.region[screened]]
+            allowed = _marked(_marked(np.zeros(len(pool.X), bool), pool.candidates, True), drawn, False)
+            candidates = _shortlist(screened, scores, landmarks[allowed[landmarks]], left)
+        kernel = _kernel(space.squares(candidates, landmarks), width)
+        trips = self.trips or Trips()
+        places, gained, paid = lazy_greedy(kernel, covered, value, left, trips.prices(candidates), trips.budget)
+
+        rows = np.concatenate([drawn, candidates[places]])
+        gained = np.concatenate([by_chance, gained])
+        paid = np.concatenate([np.ones(len(drawn)), paid])
+        chance = np.arange(len(rows)) < len(drawn)
+        # Whoever labels only the first rows of a sheet shall get of both.
+        order = np.argsort(_spread(chance), kind="stable")
+        rows, gained, paid, chance = rows[order], gained[order], paid[order], chance[order]
+        self._remember(rows, contexts_of(pool, rows, space, known, head), gained @ stands_for, chance, pool, head)
         self.landmarks_, self.error_field_ = landmarks, error
-        self.explanations_ = _explain(rows, gained, stands_for, error, weight[pool.region[landmarks]], pool)
+        names = [pool.regions[number] for number in pool.region[rows]]
+        self.explanations_ = explain(
+            rows, gained, stands_for, error, weight[pool.region[landmarks]], names, chance, paid
+        )
         self._round += 1
         return rows
 
+    def _draw(self, pool: Pool, screened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Random rows for `explore` of the batch, equal in number over regions with the labels, and the rest."""
+        count = 0 if self.trips is not None else int(self.explore * pool.batch_size)
+        have = np.bincount(pool.region[pool.labelled], minlength=len(pool.regions))
+        drawn = stratified_rows(screened, pool.region, have, count, np.random.default_rng([self.seed, self._round, 1]))
+        return drawn, screened[~np.isin(screened, drawn)]
+
     def _begin(self, pool: Pool) -> None:
         """Prior, and what the pool of all later rounds must be like."""
-        self._pool = _describe(pool.X, pool.regions)
+        self._pool = describe_pool(pool.X, pool.regions)
         prior = np.zeros(len(CONTEXT) + len(pool.regions))
         prior[CONTEXT.index("margin")] = 1
         self._precision, self._target = RIDGE * np.eye(len(prior)), RIDGE * prior
@@ -208,7 +209,7 @@ class CoverageBandit(Strategy):
         """Refuse another pool than that of the earlier rounds: row numbers and contexts would mean nothing."""
         if self._pool is None:
             return
-        found = _describe(X, regions)
+        found = describe_pool(X, regions)
         different = [key for key in found if found[key] != self._pool[key]]
         if different:
             raise DataError(
@@ -224,7 +225,7 @@ class CoverageBandit(Strategy):
                 continue
             # A class that the head did not know had probability 0.
             error = 1 - np.sum(here.probabilities * (here.classes == y[here.rows][:, None]), axis=1)
-            new = np.stack([here.rows, error, here.new_coverage, error * here.new_coverage], axis=1)
+            new = np.stack([here.rows, error, here.new_coverage, error * here.new_coverage, here.by_chance], axis=1)
             self.rewards_ = np.concatenate([self.rewards_, new])
             if self.learn:
                 self._precision = self._precision + here.contexts.T @ here.contexts
@@ -232,104 +233,62 @@ class CoverageBandit(Strategy):
         waiting = [batch.take(y[batch.rows] == MISSING) for batch in self._batches]
         self._batches = [batch for batch in waiting if len(batch.rows)]
 
-    def _contexts(
-        self, pool: Pool, rows: np.ndarray, space: "Space", known: np.ndarray, head: BaseEstimator | None
-    ) -> np.ndarray:
-        """Contexts of rows (n,), float64 (n, 6 + R); all parts lie between 0 and 1."""
-        context = np.zeros((len(rows), len(CONTEXT) + len(pool.regions)))
-        context[:, 0] = 1
-        # Without a head nothing is known: full doubt. Without a label all is as far as vectors of length one can be.
-        context[:, 1:4] = 1
-        if head is not None:
-            probability = head.predict_proba(pool.X[rows])
-            best = np.sort(probability, axis=1)[:, -2:]
-            context[:, 1] = 1 - (best[:, 1] - best[:, 0])
-            context[:, 2] = 1 - best[:, 1]
-            classes, count = np.unique(pool.y[pool.labelled], return_counts=True)
-            rare = 1 - count / count.max()
-            context[:, 5] = probability @ rare[np.searchsorted(classes, head.classes_)]
-        if len(known):
-            context[:, 3] = space.nearest(rows, known) / 2
-        context[:, 4] = space.density(rows)
-        context[np.arange(len(rows)), len(CONTEXT) + pool.region[rows]] = 1
-        return context
-
     def _expected_error(self, contexts: np.ndarray) -> np.ndarray:
-        """Upper bound of the error expected for contexts (n, 6 + R), float64 (n,)."""
+        """Error expected for contexts (n, 6 + R), float64 (n,): the learned one as far as the head is able, else 1."""
         spread = np.sqrt(np.sum(contexts @ np.linalg.inv(self._precision) * contexts, axis=1))
-        return np.clip(contexts @ self.theta_ + self.alpha * spread, *ERRORS)
+        learned = np.clip(contexts @ self.theta_ + self.alpha * spread, *ERRORS)
+        return 1 - self.skill_ + self.skill_ * learned
 
-    def _remember(
-        self, rows: np.ndarray, contexts: np.ndarray, coverage: np.ndarray, pool: Pool, head: BaseEstimator | None
-    ) -> None:
+    def _remember(self, rows, contexts, coverage, by_chance, pool: Pool, head: BaseEstimator | None) -> None:
         """Keep what the coming labels will be judged by; a row that waits already is judged by its last choice."""
         self._batches = [batch.take(~np.isin(batch.rows, rows)) for batch in self._batches]
         classes = np.empty(0, np.int64) if head is None else np.asarray(head.classes_, np.int64)
         known = np.empty((len(rows), 0)) if head is None else np.asarray(head.predict_proba(pool.X[rows]), np.float64)
-        self._batches.append(Batch(rows, contexts, coverage, classes, known))
+        self._batches.append(Batch(rows, contexts, coverage, by_chance, classes, known))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as one safetensors file with a JSON header, whole or not at all.
 
-        Loaded again, the bandit goes on bit by bit. The head and the regions of the rows are not in it.
+        Loaded again, the bandit goes on bit by bit. The head, the regions of the rows and the trips are not in it.
 
         Raises:
             DataError: there was no query yet, so that there is nothing to go on from.
         """
         if self._pool is None:
             raise DataError(f"{path}: the bandit has not chosen anything yet; save it after the first query")
-        arrays = {"precision": self._precision, "target": self._target, "rewards": self.rewards_}
-        for number, batch in enumerate(self._batches):
-            arrays |= {f"{number}.{key}": value for key, value in dataclasses.asdict(batch).items()}
         about = {
-            "format": FORMAT, "pool": self._pool, "round": self._round, "batches": len(self._batches),
-            "seed": int(self.seed), "rho": self.rho, "alpha": self.alpha, "learn": self.learn, "head": repr(self.head),
-            "class_names": self.class_names_,
+            "pool": self._pool, "round": self._round, "seed": int(self.seed), "rho": self.rho, "alpha": self.alpha,
+            "explore": self.explore, "learn": self.learn, "head": repr(self.head), "class_names": self.class_names_,
         }  # fmt: skip
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.tmp")
-        arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-        save_file(arrays, partial, {"bandit": json.dumps(about)})
-        os.replace(partial, path)
+        arrays = {"precision": self._precision, "target": self._target, "rewards": self.rewards_}
+        write_state(path, about, arrays, self._batches)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, regions: Sequence[str] | None = None, head: BaseEstimator | None = None
+        cls,
+        path: str | os.PathLike,
+        regions: Sequence[str] | None = None,
+        head: BaseEstimator | None = None,
+        trips: Trips | None = None,
     ) -> "CoverageBandit":
-        """Read what `save` wrote; `regions` and `head` are given as they were at construction.
+        """Read what `save` wrote; `regions`, `head` and `trips` are given as they were at construction.
 
         Raises:
             CheckpointError: the file is missing, damaged, foreign or of another format, or made with another head.
         """
-        try:
-            with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {})["bandit"])
-                arrays = {key: file.get_tensor(key) for key in file.keys()}
-            found = about["format"]
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: no such file; CoverageBandit.save writes one") from error
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path}: is no state of a CoverageBandit, or is damaged ({error})") from error
-        if found != FORMAT:
-            raise CheckpointError(
-                f"{path}: state of format {found}, this library reads {FORMAT}; update croplem_hf"
-            )
+        about, arrays, batches = read_state(path)
         if about["head"] != repr(head):
             raise CheckpointError(f"{path}: was made with head {about['head']}, not {head!r}; give the same head")
-        bandit = cls(regions, head, about["rho"], about["alpha"], about["learn"], about["seed"])
+        kept = {key: about[key] for key in ("rho", "alpha", "explore", "learn", "seed")}
+        bandit = cls(regions, head, trips=trips, **kept)
         bandit._pool, bandit._round, bandit.class_names_ = about["pool"], about["round"], about["class_names"]
         bandit._precision, bandit._target, bandit.rewards_ = (arrays[key] for key in ("precision", "target", "rewards"))
-        names = [field.name for field in dataclasses.fields(Batch)]
-        bandit._batches = [Batch(*(arrays[f"{n}.{name}"] for name in names)) for n in range(about["batches"])]
+        bandit._batches = batches
         return bandit
 
 
-def _describe(X: np.ndarray, regions: list[str]) -> dict:
-    """What tells one pool from another: its size, regions, and a hash of a few hundred of its rows."""
-    picked = np.linspace(0, len(X) - 1, min(FINGERPRINT_ROWS, len(X))).astype(int)
-    digest = hashlib.sha256(np.ascontiguousarray(X[picked]).tobytes()).hexdigest()
-    return {"rows": len(X), "dimensions": X.shape[1], "regions": regions, "sha256": digest}
+def _kernel(squares: np.ndarray, width: float) -> np.ndarray:
+    return np.exp(squares * (-0.5 / width**2))
 
 
 def _marked(mask: np.ndarray, rows: np.ndarray, value: bool) -> np.ndarray:
@@ -339,6 +298,15 @@ def _marked(mask: np.ndarray, rows: np.ndarray, value: bool) -> np.ndarray:
     return mask
 
 
+def _spread(chance: np.ndarray) -> np.ndarray:
+    """Positions that mix the rows where `chance` is true evenly among the others, each kind in its own order."""
+    place = np.empty(len(chance))
+    for kind in (True, False):
+        own = np.flatnonzero(chance == kind)
+        place[own] = (np.arange(len(own)) + 0.5 + 0.01 * kind) / max(len(own), 1)
+    return place
+
+
 def _shortlist(screened: np.ndarray, scores: np.ndarray, landmarks: np.ndarray, count: int) -> np.ndarray:
     """Random candidates, those of highest weight and the landmarks among them: enough for a batch of `count`."""
     chance = screened[: max(RANDOM_CANDIDATES, count)]
@@ -346,32 +314,4 @@ def _shortlist(screened: np.ndarray, scores: np.ndarray, landmarks: np.ndarray, 
     return np.unique(np.concatenate([chance, top, landmarks]))
 
 
-def _explain(
-    rows: np.ndarray, gained: np.ndarray, stands_for: np.ndarray, error: np.ndarray, weight: np.ndarray, pool: Pool
-) -> list[Explanation]:
-    """The gain of every row, taken apart in the order coverage, error, region (a telescoping sum, so it adds up)."""
-    mean_error, mean_weight = stands_for @ error, stands_for @ weight
-    total = stands_for @ (error * weight)
-    new = gained * stands_for
-    coverage = new.sum(axis=1) * mean_error * mean_weight / total
-    uncertainty = new @ (error - mean_error) * mean_weight / total
-    region = new @ (error * (weight - mean_weight)) / total
-    share = new.sum(axis=1)
-    safe = np.where(share > 0, share, 1)
-    return [
-        Explanation(
-            row=int(row),
-            gain=float(coverage[n] + uncertainty[n] + region[n]),
-            coverage=float(coverage[n]),
-            uncertainty=float(uncertainty[n]),
-            region=float(region[n]),
-            new_coverage=float(share[n]),
-            error=float(new[n] @ error / safe[n]),
-            region_weight=float(new[n] @ weight / safe[n]),
-            region_name=pool.regions[pool.region[row]],
-        )
-        for n, row in enumerate(rows)
-    ]
-
-
-__all__ = ["Batch", "CoverageBandit", "Explanation"]
+__all__ = ["CoverageBandit"]

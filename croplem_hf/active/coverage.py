@@ -1,6 +1,6 @@
 """What a batch covers: distances between embeddings, landmarks that stand for a pool, and greedy coverage of them."""
 
-import heapq
+from collections.abc import Callable
 
 import faiss
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 LANDMARKS = 2_000
 LANDMARKS_PER_REGION = 10
 NEIGHBOURS = 10
+MEAN_ROWS = 100_000
 WEIGHTS = (0.2, 5.0)
 
 
@@ -18,8 +19,13 @@ def region_weights(share: np.ndarray, rho: float) -> np.ndarray:
 
 
 def lazy_greedy(
-    kernel: np.ndarray, covered: np.ndarray, weight: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+    kernel: np.ndarray,
+    covered: np.ndarray,
+    weight: np.ndarray,
+    count: int,
+    price: Callable[[list[int]], np.ndarray] | None = None,
+    budget: float | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidates that together cover most, one after the other (Minoux 1978: gains only fall, so old ones are bounds).
 
     Args:
@@ -27,36 +33,64 @@ def lazy_greedy(
         covered: float (M,), how much of each landmark is covered already.
         weight: float (M,), value of each landmark, not negative.
         count: how many, at most C.
+        price: gives the prices (C,) after what was chosen so far; the gain for the money then decides (Leskovec et al.
+            2007). All cost 1 where None.
+        budget: the prices of the chosen add up to this at most.
 
     Returns:
-        int64 (count,), the candidates in order, and float64 (count, M), what each newly covers.
+        int64 (n,), the candidates in order; float64 (n, M), what each newly covers; and float64 (n,), its price. n is
+        `count`, or less where the budget ends before.
     """
-    covered = covered.astype(np.float64)
-    bounds = np.array([np.maximum(line - covered, 0) @ weight for line in kernel])
-    heap = [(-bound, number, 0) for number, bound in enumerate(bounds)]
-    heapq.heapify(heap)
-    chosen, gained = [], []
+    covered, spent = covered.astype(np.float64), 0.0
+    bounds = _first_gains(kernel, covered, weight)
+    seen = np.zeros(len(kernel), int)
+    chosen, gained, paid = [], [], []
+    left = np.ones(len(kernel), bool)
     while len(chosen) < count:
-        _, number, turn = heapq.heappop(heap)
+        cost = np.ones(len(kernel)) if price is None else price(chosen)
+        able = left if budget is None else left & (spent + cost <= budget)
+        if not able.any():
+            break
+        worth = np.where(able, bounds / cost, -np.inf)
+        while True:
+            number = int(worth.argmax())
+            if seen[number] == len(chosen):
+                break
+            bounds[number] = np.maximum(kernel[number] - covered, 0) @ weight
+            seen[number], worth[number] = len(chosen), bounds[number] / cost[number]
         new = np.maximum(kernel[number] - covered, 0)
-        if turn == len(chosen):
-            chosen.append(number)
-            gained.append(new)
-            covered = covered + new
-        else:
-            heapq.heappush(heap, (-(new @ weight), number, len(chosen)))
-    return np.array(chosen, np.int64), np.array(gained)
+        chosen.append(number)
+        gained.append(new)
+        paid.append(cost[number])
+        spent += cost[number]
+        left[number] = False
+        covered = covered + new
+    return np.array(chosen, np.int64), np.array(gained).reshape(len(chosen), len(covered)), np.array(paid)
+
+
+def _first_gains(kernel: np.ndarray, covered: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Gain of each candidate alone, some rows at a time."""
+    covered, weight = covered.astype(kernel.dtype), weight.astype(kernel.dtype)
+    parts = [np.maximum(kernel[at : at + 256] - covered, 0) @ weight for at in range(0, len(kernel), 256)]
+    # Rounding must not make a bound of a gain too low.
+    return np.concatenate(parts).astype(np.float64) * (1 + 8 * np.finfo(kernel.dtype).eps * np.sqrt(len(covered)))
+
+
+def mean_row(X: np.ndarray) -> np.ndarray:
+    """Mean of rows (N, D), float32 (D,), over evenly spaced ones where there are more than 100,000."""
+    return X[:: -(-len(X) // MEAN_ROWS)].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 class Space:
     """Centred embeddings of length one, made for the rows that are asked for, and distances between them."""
 
-    def __init__(self, X: np.ndarray, landmarks: np.ndarray):
+    def __init__(self, X: np.ndarray, landmarks: np.ndarray | None = None):
         self.X = X
-        self.mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.landmarks = landmarks
-        self.marks = self.vectors(landmarks)
-        self.ranks = np.sort(self._closeness(landmarks))
+        self.mean = mean_row(X)
+        if landmarks is not None:
+            self.landmarks = landmarks
+            self.marks = self.vectors(landmarks)
+            self.ranks = np.sort(self._closeness(landmarks))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n, D); a row that equals the mean stays zero."""
@@ -93,7 +127,8 @@ def draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generat
     size = np.bincount(region, minlength=len(share))
     quota = np.ceil(share * min(LANDMARKS, len(region))).astype(int)
     quota = np.minimum(np.maximum(quota, LANDMARKS_PER_REGION), size)
-    rows = np.concatenate([order[region[order] == number][:count] for number, count in enumerate(quota)])
+    shuffled = region[order]
+    rows = np.concatenate([order[np.flatnonzero(shuffled == number)[:count]] for number, count in enumerate(quota)])
     return rows, (share / quota)[region[rows]]
 
 

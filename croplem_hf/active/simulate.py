@@ -8,9 +8,14 @@ Records are tidy: one dict for each strategy, seed and number of labels. Everyth
 """
 
 import dataclasses
+import hashlib
+import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
+import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.metrics import f1_score
@@ -53,6 +58,8 @@ def replay(
     regions: Sequence[str] | None = None,
     head: BaseEstimator | None = None,
     start: str = "own",
+    jobs: int = 1,
+    record_file: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> list[dict]:
     """Buy labels with every strategy and seed, and test a head on rows that no strategy ever sees.
@@ -69,6 +76,9 @@ def replay(
         head: classifier to test with, cloned; `LogisticHead` if None. A factory gives a strategy its own.
         start: "own": strategies with a cold start choose their first batch, the others start from random rows;
             "random": all start from the same random rows. Random rows are the same for all strategies of a seed.
+        jobs: processes; each replays one strategy with one seed at a time. Records do not depend on it.
+        record_file: JSON lines, one for each strategy and seed as soon as it is done. Read where it exists, so that a
+            replay that was stopped goes on; it must be of the same data, budgets and start.
         progress: show a bar.
 
     Returns:
@@ -77,34 +87,93 @@ def replay(
         `seconds` (the query's). A head of one class predicts that class.
 
     Raises:
-        DataError: pool and test overlap, rows without a label, budgets that do not rise or exceed the pool.
+        DataError: pool and test overlap, rows without a label, budgets that do not rise or exceed the pool, or a record
+            file of another replay.
     """
     pool, test = np.asarray(pool), np.asarray(test)
     seeds = list(seeds)
     _check(X, y, pool, test, budgets, seeds, start)
     names = np.full(len(X), "all") if regions is None else np.asarray(regions, object)
     X_pool, truth = np.ascontiguousarray(X[pool], np.float32), np.asarray(y[pool], np.int64)
-    records = []
-    tasks = [(name, seed) for seed in seeds for name in strategies]
-    for name, seed in tqdm(tasks, desc="replay", disable=not progress):
-        strategy = strategies[name](seed)
-        known = np.full(len(pool), MISSING, np.int64)
-        for turn, batch in enumerate(np.diff([0, *budgets])):
-            began = time.perf_counter()
-            if turn == 0 and (start == "random" or not strategy.cold_start):
-                rows = np.random.default_rng([seed, len(pool)]).choice(len(pool), batch, replace=False)
-            else:
-                rows = strategy.query(X_pool, known, batch_size=int(batch), regions=names[pool])
-            seconds = time.perf_counter() - began
-            known[rows] = truth[rows]
-            fitted = fitted_head(head, X_pool, known)
-            found = fitted.predict(X[test]) if fitted is not None else np.full(len(test), known[rows[0]])
-            records.append(
-                {"strategy": name, "seed": seed, "start": start, "n_labels": int(budgets[turn])}
-                | scores(np.asarray(y)[test], found, names[test])
-                | {"seconds": seconds}
-            )
+    tests = X[test], np.asarray(y)[test], names[test]
+    done: dict[tuple[str, int], list[dict]] = {}
+    if record_file is not None:
+        done = _begin_file(Path(record_file), _fingerprint(X_pool, truth, names[pool], *tests, budgets, start, head))
+    tasks = [(name, int(seed)) for seed in seeds for name in strategies]
+    open_tasks = [task for task in tasks if task not in done]
+    work = (
+        joblib.delayed(_replay_one)(
+            name, seed, strategies[name], X_pool, truth, names[pool], tests, budgets, head, start
+        )
+        for name, seed in open_tasks
+    )
+    found = joblib.Parallel(jobs, return_as="generator_unordered")(work)
+    for lines in tqdm(found, desc="replay", total=len(open_tasks), disable=not progress):
+        done[lines[0]["strategy"], lines[0]["seed"]] = lines
+        if record_file is not None:
+            with open(record_file, "a") as handle:
+                handle.write(json.dumps(lines) + "\n")
+    return [line for task in tasks for line in done[task]]
+
+
+def _replay_one(name, seed, make, X_pool, truth, regions, tests, budgets, head, start) -> list[dict]:
+    """The records of one strategy with one seed."""
+    strategy = make(seed)
+    known, records = np.full(len(truth), MISSING, np.int64), []
+    X_test, y_test, regions_test = tests
+    for turn, batch in enumerate(np.diff([0, *budgets])):
+        began = time.perf_counter()
+        if turn == 0 and (start == "random" or not strategy.cold_start):
+            rows = np.random.default_rng([seed, len(truth)]).choice(len(truth), batch, replace=False)
+        else:
+            rows = strategy.query(X_pool, known, batch_size=int(batch), regions=regions)
+        seconds = time.perf_counter() - began
+        known[rows] = truth[rows]
+        fitted = fitted_head(head, X_pool, known)
+        found = fitted.predict(X_test) if fitted is not None else np.full(len(y_test), known[rows[0]])
+        records.append(
+            {"strategy": name, "seed": seed, "start": start, "n_labels": int(budgets[turn])}
+            | scores(y_test, found, regions_test)
+            | {"seconds": seconds}
+        )
     return records
+
+
+def _fingerprint(*parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        array = isinstance(part, np.ndarray) and part.dtype != object
+        digest.update(np.ascontiguousarray(part).tobytes() if array else repr(_plain(part)).encode())
+    return digest.hexdigest()
+
+
+def _plain(part):
+    return part.tolist() if isinstance(part, np.ndarray) else list(part) if isinstance(part, list | tuple) else part
+
+
+def _begin_file(path: Path, fingerprint: str) -> dict[tuple[str, int], list[dict]]:
+    """Finished records of a file, which is begun where there is none; a last line that was cut off is dropped.
+
+    Raises:
+        DataError: the file belongs to another replay, or is none.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"replay": fingerprint}) + "\n")
+        return {}
+    whole = path.read_text().rpartition("\n")[0]
+    try:
+        head, *lines = [json.loads(line) for line in whole.splitlines()]
+        same = head["replay"] == fingerprint
+        done = {(line[0]["strategy"], line[0]["seed"]): line for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: holds no records of a replay ({error}); give another name") from error
+    if not same:
+        raise DataError(f"{path}: holds records of another pool, test, budgets, head or start; give another name")
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(whole + "\n")
+    os.replace(partial, path)
+    return done
 
 
 def scores(truth: np.ndarray, found: np.ndarray, regions: np.ndarray) -> dict:

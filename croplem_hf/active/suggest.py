@@ -1,21 +1,42 @@
 """The next rows of an embeddings table to label, with the reasons, as a list for the field."""
 
-import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import CheckpointError, DataError
 from ..labels import column_values, encode_labels
 from ..table import EmbeddingsTable
 from .bandit import CoverageBandit
-from .strategies import MarginSampling, RandomSampling, StratifiedRandomSampling
+from .baselines import (
+    BadgeSampling,
+    ClusterMarginSampling,
+    DropQuerySampling,
+    EntropySampling,
+    KCenterSampling,
+    MarginSampling,
+    TypiClustSampling,
+    UncertaintyHerdingSampling,
+)  # fmt: skip
+from .explain import in_words
+from .sheets import write_sheets
+from .strategies import MISSING, RandomSampling, StratifiedRandomSampling
+from .trips import Trips
 
 STRATEGIES = {
     "bandit": CoverageBandit,
     "stratified": StratifiedRandomSampling,
     "random": RandomSampling,
     "margin": MarginSampling,
+    "entropy": EntropySampling,
+    "k-center": KCenterSampling,
+    "typiclust": TypiClustSampling,
+    "badge": BadgeSampling,
+    "cluster-margin": ClusterMarginSampling,
+    "uncertainty-herding": UncertaintyHerdingSampling,
+    "dropquery": DropQuerySampling,
 }
 PLACE = ("region", "lon", "lat")
 
@@ -28,6 +49,10 @@ def suggest(
     strategy: str = "bandit",
     region: str = "region",
     seed: int = 0,
+    exclude: Collection[str] = (),
+    cost: str | None = None,
+    per_km: float = 0.0,
+    budget: float | None = None,
     state: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
 ) -> list[dict]:
@@ -36,108 +61,187 @@ def suggest(
     Args:
         table: N embeddings.
         y: N labels so far, None where a row has none; all None at the start of a campaign.
-        n: how many; fewer where fewer rows are left.
+        n: how many; fewer where fewer rows are left, or `budget` is spent.
         strategy: one of `STRATEGIES`.
         region: metadata column of regions; one region where the table has no such column.
         seed: of all that is random.
+        exclude: ids that are not to be chosen, such as places that cannot be visited; they still count as part of the
+            area to be covered. Items kept for validation belong here, and their labels not into `y`.
+        cost, per_km, budget: metadata column of prices; price of a kilometre between the places of the batch, from the
+            columns lon and lat; most that the batch may cost. See `Trips`; for the bandit alone.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
             does not offer again what waits for its label; written after the choice.
-        out: CSV to write (`write_suggestions`), before the state: what was never shown is not waited for.
+        out: CSV to write, and a GeoJSON beside it where all have lon and lat (`write_sheets`), before the state: what
+            was never shown is not waited for.
 
     Returns:
-        One dict a row, the first choice first: `rank`, `id`, the table's `region`, `lon` and `lat`; from the bandit
-        also `gain`, `coverage`, `uncertainty` and `region_weighting` (gain is their sum, see `Explanation`),
-        `expected_error` and `reason` in words.
+        One dict a row, the first choice first: `rank`, `id`, `sample` ("picked"), the table's `region`, `lon` and
+        `lat`; from the bandit also `gain`, `coverage`, `uncertainty` and `region_weighting` (gain is their sum, see
+        `Explanation`), `expected_error`, `reason` in words, and `cost` where prices were given.
 
     Raises:
-        DataError: nothing left to choose, an unknown strategy, or a state with another strategy than the bandit.
+        DataError: nothing left to choose, an unknown strategy or id, a state or prices with another strategy than the
+            bandit, or prices that are none.
         CheckpointError: the state belongs to another pool, or is damaged.
     """
     if strategy not in STRATEGIES:
         raise DataError(f"strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}")
-    if state is not None and strategy != "bandit":
-        raise DataError(f"only the bandit has a state; leave it out with strategy {strategy!r}")
+    priced = cost is not None or per_km or budget is not None
+    if strategy != "bandit" and (state is not None or priced):
+        what = "has a state" if state is not None else "counts prices"
+        raise DataError(f"only the bandit {what}; leave that out with strategy {strategy!r}")
     known = table.metadata.column_names
     regions = None
     if region in known:
         regions = ["unknown" if name is None else name for name in column_values(table, region)]
+    trips = _trips(table, cost, per_km, budget) if priced else None
+    extra = {"trips": trips} if strategy == "bandit" else {}
     if state is not None and Path(state).exists():
-        chooser = CoverageBandit.load(state, regions)
+        chooser = CoverageBandit.load(state, regions, **extra)
         if chooser.seed != seed:
             raise CheckpointError(f"{state}: was begun with seed {chooser.seed}, not {seed}; go on with that seed")
     else:
-        chooser = STRATEGIES[strategy](regions=regions, seed=seed)
+        chooser = STRATEGIES[strategy](regions=regions, seed=seed, **extra)
     # A class keeps its code when others come later: the state holds codes.
-    names, waiting = [], set()
+    names, waiting = [], np.empty(0, np.int64)
     if strategy == "bandit":
-        names, waiting = chooser.class_names_, set(chooser.pending_.tolist())
+        names, waiting = chooser.class_names_, chooser.pending_
     names = [*names, *sorted({label for label in y if label is not None}.difference(names))]
     codes, _ = encode_labels(y, names)
-    left = sum(label is None for label in y) - sum(y[row] is None for row in waiting)
-    if left == 0:
-        raise DataError(f"nothing left to choose: all {len(table)} rows have a label or wait for one")
-    rows = chooser.query(table.vectors, codes, batch_size=min(n, left))
-    place = {name: table.metadata[name] for name in dict.fromkeys((region, *PLACE)) if name in known}
-    picks = []
-    for rank, row in enumerate(rows.tolist(), 1):
-        pick = {"rank": rank, "id": table.ids[row]} | {name: column[row].as_py() for name, column in place.items()}
-        if strategy == "bandit":
-            why = chooser.explanations_[rank - 1]
+    may = codes == MISSING
+    may[waiting] = False
+    may[_rows_of(table, exclude)] = False
+    candidates = np.flatnonzero(may)
+    if not len(candidates):
+        raise DataError(f"nothing left to choose: all {len(table)} rows have a label, wait for one or are excluded")
+    rows = chooser.query(table.vectors, codes, candidates, batch_size=min(n, len(candidates)))
+    if not len(rows):
+        raise DataError(f"a budget of {budget:g} pays for none of the {len(candidates)} rows that are left")
+    picks = _describe(table, rows, region, "picked")
+    if strategy == "bandit":
+        for pick, why in zip(picks, chooser.explanations_, strict=True):
             pick |= {"gain": why.gain, "coverage": why.coverage, "uncertainty": why.uncertainty}
-            pick |= {"region_weighting": why.region, "expected_error": why.error, "reason": _reason(why)}
-        picks.append(pick)
+            pick |= {"region_weighting": why.region, "expected_error": why.error}
+            pick |= {"cost": why.cost} if priced else {}
+            pick |= {"reason": in_words(why)}
     if out is not None:
-        write_suggestions(picks, out)
+        write_sheets(picks, out)
     if state is not None:
         chooser.class_names_ = names
         chooser.save(state)
     return picks
 
 
-def write_suggestions(picks: Sequence[dict], path: str | os.PathLike) -> Path:
-    """Write what `suggest` gives as CSV with an empty column `label` to fill in, whole or not at all.
+def draw_validation(
+    table: EmbeddingsTable,
+    y: Sequence[str | None],
+    n: int,
+    *,
+    strata: str = "region",
+    region: str = "region",
+    seed: int = 0,
+    exclude: Collection[str] = (),
+    out: str | os.PathLike | None = None,
+) -> list[dict]:
+    """Draw a stratified random sample to test a head on: what was chosen for learning cannot say how good it is.
+
+    Every row that has no label and is not excluded can be drawn, so estimates hold for those rows: draw before labels
+    for learning are chosen, or accept that the labelled rows are outside. Strata get two rows each as far as they last,
+    and of the rest in proportion to their size (Cochran 1977, ch. 5); within a stratum all rows are equally probable.
+
+    Args:
+        table, y, region, seed, out: as in `suggest`.
+        n: how many.
+        strata: "region", or "class": the class that a head fitted to `y` predicts.
+        exclude: ids that are not to be drawn, such as those that were picked and have no label yet.
+
+    Returns:
+        One dict a row, in random order: `rank`, `id`, `sample` ("validation"), `stratum`, `inclusion_probability`
+        (drawn over all rows of the stratum that could be drawn), and the table's `region`, `lon` and `lat`.
 
     Raises:
-        DataError: another file than a sheet without labels lies there.
+        DataError: n exceeds what is left or is less than the strata, or there are no labels to predict classes with.
     """
-    path = Path(path)
-    if path.exists() and not _is_empty_sheet(path):
-        raise DataError(f"{path}: exists and is no sheet without labels; give another name, so that no label is lost")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    first = ["rank", "id", "label"]
-    columns = first + [name for name in picks[0] if name not in first]
-    with open(partial, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(columns)
-        writer.writerows([_cell(pick.get(name)) for name in columns] for pick in picks)
-    os.replace(partial, path)
-    return path
+    from ..heads import LogisticHead
+
+    codes, names = encode_labels(y)
+    may = codes == MISSING
+    may[_rows_of(table, exclude)] = False
+    rows = np.flatnonzero(may)
+    if n > len(rows):
+        raise DataError(f"asked for {n} rows to validate with, but only {len(rows)} have no label and are not excluded")
+    if strata == "region":
+        known = region in table.metadata.column_names
+        values = column_values(table, region) if known else ["all"] * len(table)
+        stratum = np.array(["unknown" if value is None else value for value in values])[rows]
+    elif strata == "class":
+        if len(names) < 2:
+            raise DataError("strata by class need labels of two classes to predict them with; take strata by region")
+        learnt = codes != MISSING
+        head = LogisticHead().fit(table.vectors[learnt], codes[learnt])
+        stratum = np.array(names)[head.predict(table.vectors[rows])]
+    else:
+        raise DataError(f"strata are 'region' or 'class', found {strata!r}")
+    kinds, number, size = np.unique(stratum, return_inverse=True, return_counts=True)
+    if n < len(kinds):
+        raise DataError(f"{n} rows are too few for {len(kinds)} strata; ask for {2 * len(kinds)} at least")
+    quota = allocate(size, n)
+    rng = np.random.default_rng([seed, len(rows), 2])
+    drawn = [rng.choice(np.flatnonzero(number == k), count, replace=False) for k, count in enumerate(quota)]
+    places = rng.permutation(np.concatenate(drawn))
+    picks = _describe(table, rows[places], region, "validation")
+    for pick, place in zip(picks, places, strict=True):
+        kind = number[place]
+        pick |= {"stratum": str(kinds[kind]), "inclusion_probability": float(quota[kind] / size[kind])}
+    if out is not None:
+        write_sheets(picks, out)
+    return picks
 
 
-def _is_empty_sheet(path: Path) -> bool:
-    """Whether a file is one that `write_suggestions` wrote and nobody filled in."""
-    try:
-        with open(path, newline="", encoding="utf-8") as handle:
-            rows = list(csv.reader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False
-    ours = bool(rows) and rows[0][:3] == ["rank", "id", "label"]
-    return ours and not any("".join(row[2:3]).strip() for row in rows[1:])
+def allocate(size: np.ndarray, count: int) -> np.ndarray:
+    """How many of `count` each stratum of `size` (K,) gets: two each as far as they last, the rest by size."""
+    base = np.minimum(size, 2 if count >= np.minimum(size, 2).sum() else 1)
+    room, left = size - base, count - base.sum()
+    exact = left * room / max(room.sum(), 1)
+    quota = np.floor(exact).astype(int)
+    # Largest remainders; a quota never exceeds its room, as left <= room.sum().
+    for kind in np.argsort(quota - exact, kind="stable")[: left - quota.sum()]:
+        quota[kind] += 1
+    return base + quota
 
 
-def _reason(why) -> str:
-    """In words: what is covered, and what else made up at least a twentieth of the gain."""
-    words = [f"covers {100 * why.new_coverage:.2g} % of the pool anew"]
-    if why.uncertainty > 0.05 * why.gain:
-        words.append(f"more errors are expected there than elsewhere ({why.error:.2f})")
-    if why.region > 0.05 * why.gain:
-        words.append(f"{why.region_name} is small and counts for more")
-    return "; ".join(words)
+def _describe(table: EmbeddingsTable, rows: np.ndarray, region: str, sample: str) -> list[dict]:
+    known = table.metadata.column_names
+    place = {name: table.metadata[name] for name in dict.fromkeys((region, *PLACE)) if name in known}
+    return [
+        {"rank": rank, "id": table.ids[row], "sample": sample} | {k: column[row].as_py() for k, column in place.items()}
+        for rank, row in enumerate(rows.tolist(), 1)
+    ]
 
 
-def _cell(value) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _rows_of(table: EmbeddingsTable, ids: Collection[str]) -> np.ndarray:
+    """Row numbers of ids; ids that the table lacks are no harm, unless it lacks all of them."""
+    wanted = set(ids)
+    rows = [row for row, name in enumerate(table.ids) if name in wanted]
+    if wanted and not rows:
+        raise DataError(
+            f"none of the {len(wanted)} excluded ids is in the table: they look like {next(iter(ids))!r}, the table's "
+            f"like {table.ids[0]!r}"
+        )
+    return np.array(rows, np.int64)
 
 
-__all__ = ["STRATEGIES", "suggest", "write_suggestions"]
+def _trips(table: EmbeddingsTable, cost: str | None, per_km: float, budget: float | None) -> Trips:
+    def numbers(column: str) -> np.ndarray:
+        if column not in table.metadata.column_names:
+            raise DataError(f"the table has no column {column!r}; found {', '.join(table.metadata.column_names)}")
+        try:
+            return np.array([np.nan if v is None else float(v) for v in table.metadata[column].to_pylist()])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"column {column!r} must hold numbers ({error})") from error
+
+    lonlat = np.stack([numbers("lon"), numbers("lat")], axis=1) if per_km else None
+    return Trips(None if cost is None else numbers(cost), lonlat, per_km, budget)
+
+
+__all__ = ["STRATEGIES", "allocate", "draw_validation", "suggest"]

@@ -168,3 +168,47 @@ def test_refuses_what_cannot_be_replayed(change, message):
     data = {**invented(), "strategies": FACTORIES, "seeds": [0]}
     with pytest.raises(DataError, match=message):
         replay(**{**data, **change(data)})
+
+
+def plain(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(records):
+    assert plain(replay(**invented(), strategies=FACTORIES, seeds=range(4), jobs=2)) == plain(records)
+
+
+def test_a_replay_that_was_stopped_goes_on(records, tmp_path):
+    file, started = tmp_path / "records.jsonl", []
+
+    def stops(seed):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return FACTORIES["random"](seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(**invented(), strategies={"random": stops}, seeds=range(4), record_file=file)
+    # Killed while it wrote a line.
+    with open(file, "a") as handle:
+        handle.write('[{"strategy": "random", "se')
+
+    def watched(seed):
+        started.append(seed)
+        return FACTORIES["random"](seed)
+
+    found = replay(**invented(), strategies={"random": watched}, seeds=range(4), record_file=file)
+    assert started == [2, 3]
+    assert plain(found) == plain([record for record in records if record["strategy"] == "random"])
+    assert plain(replay(**invented(), strategies={"random": watched}, seeds=range(4), record_file=file)) == plain(found)
+    assert started == [2, 3]
+
+
+def test_records_of_another_replay_are_refused(tmp_path):
+    file, data = tmp_path / "records.jsonl", invented()
+    replay(**data, strategies={"random": FACTORIES["random"]}, seeds=[0], record_file=file)
+    with pytest.raises(DataError, match="records of another pool"):
+        replay(**invented(seed=1), strategies={"random": FACTORIES["random"]}, seeds=[0], record_file=file)
+    file.write_text("nothing\n")
+    with pytest.raises(DataError, match="no records of a replay"):
+        replay(**data, strategies={"random": FACTORIES["random"]}, seeds=[0], record_file=file)

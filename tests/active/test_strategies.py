@@ -10,15 +10,24 @@ from sklearn.preprocessing import StandardScaler
 
 from croplem_hf.active import (
     MISSING,
+    BadgeSampling,
+    ClusterMarginSampling,
     CoverageBandit,
+    DropQuerySampling,
+    EntropySampling,
+    KCenterSampling,
     MarginSampling,
     RandomSampling,
     StratifiedRandomSampling,
+    TypiClustSampling,
+    UncertaintyHerdingSampling,
 )
+from croplem_hf.active.baselines import BASELINES, take_turns
+from croplem_hf.active.coverage import Space
 from croplem_hf.active.strategies import stratified_rows
 from croplem_hf.errors import DataError
 
-STRATEGIES = [RandomSampling, StratifiedRandomSampling, MarginSampling, CoverageBandit]
+STRATEGIES = [RandomSampling, StratifiedRandomSampling, CoverageBandit, *BASELINES]
 
 
 @pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.__name__)
@@ -59,8 +68,8 @@ def test_same_seed_same_rows(make, rows):
     first, again = (make(regions, seed=5).query(X, y, batch_size=10) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     others = [make(regions, seed=seed).query(X, y, batch_size=10).tolist() for seed in range(4)]
-    # With labels, margins and a pool of which every row is a landmark leave nothing to chance.
-    if make in (RandomSampling, StratifiedRandomSampling) or not len(rows):
+    # With labels, a head's doubt and a pool of which every row is a landmark leave nothing to chance.
+    if make in (RandomSampling, StratifiedRandomSampling) or (make is not UncertaintyHerdingSampling and not len(rows)):
         assert len({tuple(rows) for rows in others}) > 1
 
 
@@ -195,3 +204,84 @@ def test_margin_without_a_preference_is_random():
     head, y = DummyClassifier(strategy="prior"), labelled(truth, range(9))
     chosen = {tuple(MarginSampling(head=head, seed=seed).query(X, y, batch_size=5)) for seed in range(5)}
     assert len(chosen) == 5
+
+
+def test_entropy_and_margin_differ_with_three_classes():
+    X, truth, _ = invented(count=400, dim=2)
+    y = labelled(truth, range(30))
+    head = make_pipeline(StandardScaler(), LogisticRegression())
+    p = head.fit(X[:30], y[:30]).predict_proba(X)
+    entropy = -np.sum(p * np.log(p), axis=1)
+    chosen = EntropySampling(head=head, seed=0).query(X, y, batch_size=10)
+    assert set(chosen) == set(30 + np.argsort(-entropy[30:])[:10])
+    assert set(chosen) != set(MarginSampling(head=head, seed=0).query(X, y, batch_size=10))
+
+
+def clusters(sizes, seed=0, spread=0.05):
+    """Tight clusters of the given sizes, and the cluster of every row."""
+    rng = np.random.default_rng(seed)
+    number = np.repeat(np.arange(len(sizes)), sizes)
+    centres = np.linalg.qr(rng.normal(size=(16, 16)))[0][: len(sizes)]
+    return (centres[number] + spread * rng.normal(size=(len(number), 16))).astype(np.float32), number
+
+
+@pytest.mark.parametrize("make", [KCenterSampling, TypiClustSampling, UncertaintyHerdingSampling, DropQuerySampling])
+def test_cold_start_finds_every_cluster(make):
+    X, number = clusters([60, 60, 40, 40, 30, 30])
+    found = number[make(seed=0).query(X, np.full(len(X), MISSING), batch_size=6)]
+    assert len(np.unique(found)) == 6
+
+
+def test_k_center_takes_the_farthest_row_each_time():
+    X, truth, _ = invented(count=60)
+    y = labelled(truth, [3, 4])
+    chosen, space = KCenterSampling(seed=0).query(X, y, batch_size=5), Space(X)
+    have = [3, 4]
+    for row in chosen:
+        distance = space.nearest(np.arange(60), np.array(have))
+        assert distance[row] == pytest.approx(distance.max(), abs=1e-3)
+        have.append(row)
+
+
+def test_typiclust_prefers_the_middle_of_a_cluster_without_labels():
+    X, number = clusters([50, 50, 50])
+    y = np.full(150, MISSING)
+    y[[0, 60]] = 0
+    row = TypiClustSampling(seed=0).query(X, y, batch_size=1)[0]
+    assert number[row] == 2
+    own = np.flatnonzero(number == 2)
+    distance = np.linalg.norm(X[own] - X[own].mean(axis=0), axis=1)
+    assert distance[own == row] <= np.quantile(distance, 0.2)
+
+
+def test_badge_gradients_are_those_of_the_products():
+    X, truth, _ = invented(count=50)
+    y, space = labelled(truth, range(20)), Space(X)
+    head = make_pipeline(StandardScaler(), LogisticRegression())
+    p = head.fit(X[:20], y[:20]).predict_proba(X)
+    gradient = ((p - np.eye(3)[p.argmax(axis=1)])[:, :, None] * space.vectors(np.arange(50))[:, None]).reshape(50, -1)
+    first, second = BadgeSampling(head=head, seed=0).query(X, y, batch_size=30)[:2]
+    assert np.linalg.norm(gradient[first]) == pytest.approx(np.linalg.norm(gradient[20:], axis=1).max(), rel=1e-4)
+    # k-means++ draws the second by squared distance to the first: over seeds, farther ones come more often.
+    seconds = [BadgeSampling(head=head, seed=s).query(X, y, batch_size=2)[1] for s in range(150)]
+    squares = np.sum((gradient[20:] - gradient[first]) ** 2, axis=1)
+    drawn = np.bincount(np.array(seconds) - 20, minlength=30) / 150
+    assert np.corrcoef(drawn, squares / squares.sum())[0, 1] > 0.5 and second != first
+
+
+def test_cluster_margin_takes_small_margins_from_different_clusters():
+    X, number = clusters([40, 40, 40, 40], spread=0.2)
+    y = labelled(number % 2, [0, 40, 80, 120])
+    chosen = ClusterMarginSampling(seed=0).query(X, y, batch_size=4)
+    margin = MarginSampling(seed=0).query(X, y, batch_size=40)
+    assert set(chosen) <= set(margin)
+    assert take_turns(np.arange(6), np.array([0, 0, 0, 0, 1, 1]), 3).tolist() == [4, 0, 5]
+
+
+def test_dropquery_takes_rows_that_change_their_class():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 8)).astype(np.float32)
+    truth = (X[:, 0] > 0).astype(int)
+    y = labelled(truth, range(60))
+    chosen = DropQuerySampling(seed=0).query(X, y, batch_size=20)
+    assert np.abs(X[chosen, 0]).mean() < np.abs(X[60:, 0]).mean()
