@@ -31,9 +31,15 @@ if TYPE_CHECKING:
         open_source as open_source,
     )
     from .embedding import Embedder as Embedder
-    from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
+    from .errors import (
+        CheckpointError as CheckpointError,
+        CropLEMError as CropLEMError,
+        DataError as DataError,
+        HubError as HubError,
+    )
     from .evaluation import evaluate as evaluate
     from .heads import LogisticHead as LogisticHead, fit_head as fit_head
+    from .hub import push as push
     from .index import EmbeddingIndex as EmbeddingIndex
     from .labels import match_labels as match_labels, read_labels as read_labels
     from .mapping import map_scene as map_scene
@@ -61,6 +67,7 @@ _WHERE = {
     "EmbeddingIndex": "index",
     "EmbeddingsTable": "table",
     "EuroSATFolder": "data",
+    "HubError": "errors",
     "ImageFolder": "data",
     "KenyaFields": "data",
     "KenyaTiles": "data",
@@ -85,6 +92,7 @@ _WHERE = {
     "open_scene": "data",
     "open_source": "data",
     "packaged_path": "resolver",
+    "push": "hub",
     "read_labels": "labels",
     "read_table": "table",
     "resolve_checkpoint": "resolver",

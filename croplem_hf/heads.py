@@ -30,6 +30,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import __version__
 from .errors import CheckpointError, DataError
+from .hub import fetch
 from .labels import spatial_blocks
 from .table import SETTINGS, EmbeddingsTable
 
@@ -168,13 +169,19 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "LogisticHead":
+    def load(
+        cls, folder: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "LogisticHead":
         """Read what `save` wrote: the probabilities are the same to the last bit.
+
+        Args:
+            folder: the folder, or where there is none of that name "owner/name", a model repository of the Hub.
+            revision, token: for the Hub.
 
         Raises:
             CheckpointError: no head there, or files missing, damaged, foreign or of another format.
         """
-        folder = Path(folder)
+        folder = fetch(folder, "head", revision=revision, token=token)
         try:
             about = json.loads((folder / FILES[0]).read_text())
             if about["format"] != FORMAT:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from . import __version__
 from .errors import CheckpointError, DataError
+from .hub import fetch
 from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
 from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
 
@@ -391,13 +392,19 @@ class EmbeddingIndex:
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "EmbeddingIndex":
+    def load(
+        cls, folder: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "EmbeddingIndex":
         """Read what `save` wrote, wherever it lies now; the vectors stay on disk and are mapped into memory.
+
+        Args:
+            folder: the folder, or where there is none of that name "owner/name", a dataset repository of the Hub.
+            revision, token: for the Hub.
 
         Raises:
             CheckpointError: no index there, or files missing, damaged, foreign or of another format.
         """
-        folder = Path(folder)
+        folder = fetch(folder, "index", revision=revision, token=token)
         try:
             about = json.loads((folder / "index.json").read_text())
             if about["format"] != FORMAT:

@@ -26,13 +26,23 @@ def packaged_path(name: str = DEFAULT_CHECKPOINT) -> Path:
     """
     from . import model  # noqa: F401  registers the Auto classes
 
+    if name != DEFAULT_CHECKPOINT:
+        raise CheckpointError(f"the library ships no checkpoint {name!r}; there is {DEFAULT_CHECKPOINT!r}")
+    return packaged_files() / name.rpartition("/")[2]
+
+
+def packaged_files() -> Path:
+    """Folder of what ships with the library beside its code: the checkpoint and templates of cards.
+
+    Raises:
+        CheckpointError: the installation lacks it.
+    """
     package = Path(__file__).parent
     # A wheel holds hub/ as `croplem_hf._hub`; an editable install finds it beside the package.
     for root in (package / "_hub", package.parent / "hub"):
-        folder = root / name.rpartition("/")[2]
-        if name == DEFAULT_CHECKPOINT and (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(f"the library ships no checkpoint {name!r}; there is {DEFAULT_CHECKPOINT!r}")
+        if (root / DEFAULT_CHECKPOINT.rpartition("/")[2] / "config.json").is_file():
+            return root
+    raise CheckpointError(f"{package}: the checkpoint that ships with the library is missing; install croplem-hf again")
 
 
 def resolve_checkpoint(
@@ -87,7 +97,7 @@ def resolve_checkpoint(
     reason = "offline mode is set" if offline else None
     try:
         if not offline:
-            reason = _probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
+            reason = probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
         if reason is None:
             path = huggingface_hub.snapshot_download(name, force_download=force_download, **options)
             if not (Path(path) / "config.json").is_file():
@@ -95,7 +105,10 @@ def resolve_checkpoint(
             logger.info("checkpoint %s: Hub, %s", name, path)
             return Path(path)
     except HfHubHTTPError as error:
-        raise CheckpointError(f"{name}: {_explain(error)}") from error
+        text = explain(error)
+        if name == DEFAULT_CHECKPOINT:
+            text += ". croplem_hf.packaged_path() holds the checkpoint that ships with the library"
+        raise CheckpointError(f"{name}: {text}") from error
     except CheckpointError:
         raise
     except (OSError, ValueError, HTTPError) as error:
@@ -135,7 +148,9 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
 
 
-def _probe(name: str, revision: str | None, token: str | bool | None, seconds: float) -> str | None:
+def probe(
+    name: str, revision: str | None, token: str | bool | None, seconds: float, repo_type: str = "model"
+) -> str | None:
     """Ask the Hub once whether it has the repository: None if so, else why it cannot serve it.
 
     Raises:
@@ -148,7 +163,7 @@ def _probe(name: str, revision: str | None, token: str | bool | None, seconds: f
 
     def ask():
         try:
-            HfApi().model_info(name, revision=revision, token=token, timeout=2 * seconds)
+            HfApi().repo_info(name, revision=revision, token=token, timeout=2 * seconds, repo_type=repo_type)
             answer.append(None)
         except Exception as error:  # handed to the caller's thread
             answer.append(error)
@@ -172,13 +187,12 @@ def _probe(name: str, revision: str | None, token: str | bool | None, seconds: f
     raise error
 
 
-def _explain(error) -> str:
+def explain(error) -> str:
     status = getattr(error.response, "status_code", None)
     if status == 401:
         return (
             "the Hub answers 401, which it does for private repositories and for missing ones; log in with "
-            "`hf auth login` or check the name. croplem_hf.packaged_path() holds the checkpoint that ships with the "
-            "library"
+            "`hf auth login` or check the name"
         )
     if status == 403:
         return "the Hub refuses access (403); ask the owner for it, or use a token that has it"
@@ -187,4 +201,4 @@ def _explain(error) -> str:
     return f"the Hub fails ({status or error}); try again later"
 
 
-__all__ = ["DEFAULT_CHECKPOINT", "hook", "packaged_path", "resolve_checkpoint"]
+__all__ = ["DEFAULT_CHECKPOINT", "explain", "hook", "packaged_files", "packaged_path", "probe", "resolve_checkpoint"]

@@ -264,7 +264,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 path, lfs = file["path"], _is_lfs(file["path"])
                 old = there.get(path)
                 oid = None if old is None else _sha256(old) if lfs else _blob(old)
-                files.append({"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid})
+                mode = "lfs" if lfs else "regular"
+                files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
             self.answer({"files": files})
 
     def lfs_batch(self, kind: str | None, name: str) -> None:
