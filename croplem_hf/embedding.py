@@ -36,7 +36,7 @@ POOLING = {
     "mean_std": "mean and standard deviation of tokens within sensors, then mean over sensors",
 }
 # What a reader was told or found out about its data.
-SOURCE_OPTIONS = ("kind", "s1_units", "s2_units", "s2_offset", "s2_level")
+SOURCE_OPTIONS = ("kind", "licence", "s1_units", "s2_units", "s2_offset", "s2_level")
 
 
 def default_patch_size(height: int, width: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import CheckpointError, DataError, HubError
-from .resolver import PATIENT_PROBE_SECONDS, explain, probe
+from .resolver import PATIENT_PROBE_SECONDS, check_snapshot, explain, probe
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +175,8 @@ def fetch(
         if reason and "404" in reason:
             raise CheckpointError(f"{name}: no such path here, and no such {KINDS[kind]} repository on the Hub (404)")
         folder = Path(huggingface_hub.snapshot_download(name, local_files_only=reason is not None, **options))
+        if reason is None:
+            check_snapshot(folder)
     except LocalEntryNotFoundError as error:
         raise CheckpointError(f"{name}: no such path here, {reason}, and the cache does not hold it") from error
     except HfHubHTTPError as error:

@@ -1,4 +1,4 @@
-"""The verb `croplem push`."""
+"""The verbs of `croplem` that give away what was made: push and export."""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,23 @@ def add_verbs(verb) -> None:
     push.add_argument("--notes", type=Path, metavar="FILE.md", help=text)
     push.add_argument("--dry-run", action="store_true", help="show what would go, and the card; send nothing")
 
+    export = verb("export", _export, "Write the encoder for other runtimes, held to the model when it is written.")
+    export.add_argument("format", metavar="FORMAT", choices=("onnx",), help="onnx; needs croplem-hf[onnx]")
+    export.add_argument("model", metavar="MODEL", help="checkpoint name or folder")
+    export.add_argument("out", metavar="OUT.onnx", type=Path, help="file to write")
+    export.add_argument("--sensors", default="s1,s2", help="s1, s2 or s1,s2 (default), which the file takes")
+    export.add_argument("--size", type=_whole, default=64, help="pixels along a side (default 64)")
+    export.add_argument("--patch-size", type=_whole, default=8, metavar="P", help="pixels a patch (default 8)")
+    text = "dates of each sensor, one number or one for each, such as 12,6 (default 1)"
+    export.add_argument("--dates", default="1", metavar="N", help=text)
+    export.add_argument("--no-centre", action="store_true", help="keep the mean embedding of the pretraining data in")
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
 
 def _push(args: argparse.Namespace) -> None:
     from .cli import quiet_transformers
@@ -54,6 +71,24 @@ def _push(args: argparse.Namespace) -> None:
         return
     url = send(plan, public=args.public)
     print(f"{args.kind} of {len(plan.files)} files and a card, {'public' if args.public else 'private'}: {url}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .cli import quiet_transformers
+    from .export import TOLERANCE, export_onnx
+
+    quiet_transformers()
+    sensors, dates = args.sensors.split(","), args.dates.split(",")
+    if set(sensors) - {"s1", "s2"}:
+        raise DataError(f"--sensors must be s1, s2 or s1,s2, found {args.sensors!r}")
+    if not all(count.isdigit() for count in dates):
+        raise DataError(f"--dates must be one number, or one for each sensor, found {args.dates!r}")
+    dates = [int(count) for count in dates] * (len(sensors) if len(dates) == 1 else 1)
+    worst = export_onnx(
+        args.model, args.out, sensors=sensors, size=args.size, patch_size=args.patch_size, dates=dates,
+        centre=not args.no_centre,
+    )  # fmt: skip
+    print(f"{args.out}: differs from the model by {worst:.1g} at most, {TOLERANCE:g} allowed")
 
 
 __all__ = ["add_verbs"]

@@ -1,7 +1,9 @@
 """Which local folder a checkpoint's name stands for: a folder, the Hub and its cache, or the packaged checkpoint."""
 
+import hashlib
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -100,6 +102,7 @@ def resolve_checkpoint(
             reason = probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
         if reason is None:
             path = huggingface_hub.snapshot_download(name, force_download=force_download, **options)
+            check_snapshot(Path(path))
             if not (Path(path) / "config.json").is_file():
                 raise CheckpointError(f"{name}: the repository on the Hub holds no config.json")
             logger.info("checkpoint %s: Hub, %s", name, path)
@@ -135,6 +138,31 @@ def resolve_checkpoint(
     if name == DEFAULT_CHECKPOINT:
         reason += "; the packaged copy serves only without revision, token and force_download"
     raise CheckpointError(f"{name}: {reason}")
+
+
+def check_snapshot(folder: Path) -> None:
+    """Hold the files of a snapshot in the cache to the hashes that the Hub announced, by which their blobs are named.
+
+    The client compares sizes alone. A damaged file is removed from the cache, so that the next download brings it anew.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    for path in sorted(folder.rglob("*")):
+        blob = path.resolve()
+        if not path.is_symlink() or not blob.is_file() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            continue
+        with open(blob, "rb") as handle:
+            if len(blob.name) == 64:
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            else:
+                # Small files have the hash that git gives them.
+                data = handle.read()
+                found = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+        if found != blob.name:
+            path.unlink()
+            blob.unlink()
+            raise CheckpointError(f"{path.name}: came damaged from the Hub (another hash than announced); try again")
 
 
 def hook(name: str | os.PathLike, kwargs: dict) -> tuple[str, dict]:
@@ -201,4 +229,7 @@ def explain(error) -> str:
     return f"the Hub fails ({status or error}); try again later"
 
 
-__all__ = ["DEFAULT_CHECKPOINT", "explain", "hook", "packaged_files", "packaged_path", "probe", "resolve_checkpoint"]
+__all__ = [
+    "DEFAULT_CHECKPOINT", "check_snapshot", "explain", "hook", "packaged_files", "packaged_path", "probe",
+    "resolve_checkpoint",
+]  # fmt: skip

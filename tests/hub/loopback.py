@@ -14,7 +14,7 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -51,6 +51,8 @@ class LoopbackHub:
         self._faults: list[list] = []
         self._cuts: dict[str, int] = {}
         self._spoilt: set[str] = set()
+        self.before: Callable[[str], object] | None = None
+        self.closed = False
 
     def __enter__(self) -> "LoopbackHub":
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -61,8 +63,14 @@ class LoopbackHub:
         return self
 
     def __exit__(self, *args) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.close()
+
+    def close(self) -> None:
+        """Answer no more, on connections that are open neither."""
+        if not self.closed:
+            self.closed = True
+            self._server.shutdown()
+            self._server.server_close()
 
     def environment(self, home: Path, token: str | None = "writer") -> dict[str, str]:
         """Variables of a process that takes this for the Hub, with a cache of its own."""
@@ -140,6 +148,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") == "chunked":
             self.body = b"".join(self._chunks())
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        if self.hub.closed:
+            self.close_connection = True
+            return
+        if self.hub.before is not None:
+            self.hub.before(path)
         status = self.hub.take_fault(self.command, path)
         if status is not None:
             return self.refuse(status, "asked for by the test")
