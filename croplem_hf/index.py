@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import faiss
@@ -427,15 +427,21 @@ class EmbeddingIndex:
             if _sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged or foreign (checksum); build the index again")
 
-        def array(name: str) -> np.ndarray | None:
-            return np.load(folder / name, mmap_mode="r", allow_pickle=False) if name in sums else None
+        def read(name: str, reader: Callable, **options):
+            try:
+                return reader(str(folder / name), **options) if name in sums else None
+            except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
+                # Of the right checksum, so nothing that this library wrote.
+                reason = " ".join(str(error).split())
+                raise CheckpointError(f"{folder}: {name} cannot be read ({reason}); build the index again") from error
 
-        lists = faiss.read_index(str(folder / "lists.faiss")) if "lists.faiss" in sums else None
-        metadata = pq.read_table(folder / "metadata.parquet", partitioning=None)
-        return cls(
-            metadata, info, content, vectors=array("vectors.npy"), centre=array("centre.npy"), lists=lists,
-            removed=array("removed.npy"), settings=settings,
-        )  # fmt: skip
+        arrays = {
+            name: read(f"{name}.npy", np.load, mmap_mode="r", allow_pickle=False)
+            for name in ("vectors", "centre", "removed")
+        }
+        lists = read("lists.faiss", faiss.read_index)
+        metadata = read("metadata.parquet", pq.read_table, partitioning=None)
+        return cls(metadata, info, content, lists=lists, settings=settings, **arrays)
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and rows (M, k) among all that can be found; k at most their number."""

@@ -293,7 +293,8 @@ def play_pulls(hub: LoopbackHub, home: Path, things: dict) -> dict:
     seen["retried"] = attempt(CropLEMModel.from_pretrained, "croplem/model", force_download=True)[0]
 
     constants.HF_HUB_OFFLINE = True
-    seen["offline, cached"] = attempt(EmbeddingIndex.load, "croplem/other"), attempt(LogisticHead.load, "croplem/head")[0]
+    head = attempt(LogisticHead.load, "croplem/head")[0]
+    seen["offline, cached"] = attempt(EmbeddingIndex.load, "croplem/other"), head
     constants.HF_HUB_OFFLINE = False
     hub.close()
     seen["no network, cached"] = attempt(EmbeddingIndex.load, "croplem/index")

@@ -42,7 +42,7 @@ def make_things(root: Path, tree: Path) -> dict[str, Path]:
     out["embeddings"] = root / "patches.parquet"
     write_table(
         out["embeddings"], vectors, embedder.info("patch"), cropland=label.astype(str),
-        region=[("north", "south")[k % 4 // 2] for k in range(n)], block=[f"b{k // 4}" for k in range(n)],
+        region=[("north", "south")[k // 4 % 2] for k in range(n)], block=[f"b{k // 4}" for k in range(n)],
     )  # fmt: skip
     table = read_table(out["embeddings"])
     labels = table.metadata["cropland"].to_pylist()
