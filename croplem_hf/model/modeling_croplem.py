@@ -153,11 +153,6 @@ class CropLEMPreTrainedModel(ResolvedFromPretrained, ViTMAEPreTrainedModel):
         # Never pickled weights, even where there are no others.
         return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        # Never pickled weights, even where there are no others.
-        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
-
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
