@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     from .data.polygons import read_polygons as read_polygons
     from .data.scene_fields import SceneFields as SceneFields
     from .embedding import Embedder as Embedder
-    from .errors import CheckpointError as CheckpointError, CropLEMError as CropLEMError, DataError as DataError
+    from .errors import (
+        CheckpointError as CheckpointError,
+        CropLEMError as CropLEMError,
+        DataError as DataError,
+        HubError as HubError,
+    )
     from .evaluation import evaluate as evaluate
     from .fields import embed_fields as embed_fields
     from .heads import (
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
         fit_head as fit_head,
         load_head as load_head,
     )
+    from .hub import push as push
     from .index import EmbeddingIndex as EmbeddingIndex
     from .labels import match_labels as match_labels, read_labels as read_labels
     from .mapping import map_embeddings as map_embeddings, map_scene as map_scene
@@ -74,6 +80,7 @@ _WHERE = {
     "EmbeddingsTable": "table",
     "EuroSATFolder": "data",
     "Head": "heads",
+    "HubError": "errors",
     "ImageFolder": "data",
     "KNNHead": "heads",
     "KenyaFields": "data",
@@ -104,6 +111,7 @@ _WHERE = {
     "open_scene": "data",
     "open_source": "data",
     "packaged_path": "resolver",
+    "push": "hub",
     "read_labels": "labels",
     "read_polygons": "data.polygons",
     "read_table": "table",

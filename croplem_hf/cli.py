@@ -10,6 +10,7 @@ from pathlib import Path
 from . import __version__
 from .data_verbs import add_verbs as add_data_verbs
 from .errors import CropLEMError, DataError
+from .hub_verbs import add_verbs as add_hub_verbs
 from .label_verbs import add_verbs as add_label_verbs, seed_number
 from .similar_verb import add_verb as add_similar_verb, with_place
 
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   croplem fit patches.parquet --labels labels.csv cropland.head
   croplem map my_scene/ --head cropland.head map.tif
   croplem evaluate patches.parquet --labels labels.csv --out report
+  croplem push index patches.index me/patches-index --licence cc-by-4.0 --dry-run
 """
 _RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 RESUMABLE = ("embed", "map", "demo", "data build", "data download")
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("path", nargs="?", type=Path, help="an embeddings table, an index or a checkpoint folder")
 
     add_data_verbs(verb, common)
+    add_hub_verbs(verb)
 
     demo = verb("demo", _demo, "The whole chain on an invented sample, with a report; some minutes.")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything that it makes")
@@ -160,7 +163,7 @@ def load_embedder(model: str | None, device: str | None):
     from .embedding import Embedder
     from .resolver import DEFAULT_CHECKPOINT, packaged_path
 
-    _quiet_transformers()
+    quiet_transformers()
     if model is None:
         embedder = Embedder.from_pretrained(packaged_path(), device=device)
         embedder.name = DEFAULT_CHECKPOINT
@@ -168,7 +171,7 @@ def load_embedder(model: str | None, device: str | None):
     return Embedder.from_pretrained(model, device=device)
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
     """No bar for a load of milliseconds, and no report of many lines where our own error says it in one."""
     from transformers.utils import logging as transformers_logging
 
@@ -252,7 +255,7 @@ def _info(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    _quiet_transformers()
+    quiet_transformers()
     for name in ("demo", "training"):
         logging.getLogger(f"croplem_hf.{name}").setLevel(logging.INFO)
     print(run_demo(args.out, seed=args.seed))

@@ -3,6 +3,7 @@
     CropLEMError
       DataError         a file, table or sample that cannot be used as it is
       CheckpointError   a model, index or table that cannot be loaded, or belongs to another model
+      HubError          the Hub refused a push, or failed
 
 A message says what was found, where (file, band, id), and what to do.
 """
@@ -20,4 +21,8 @@ class CheckpointError(CropLEMError, OSError):
     """A checkpoint, embeddings table or index that cannot be loaded, or that belongs to another model."""
 
 
-__all__ = ["CheckpointError", "CropLEMError", "DataError"]
+class HubError(CropLEMError, OSError):
+    """The Hub refused a push, or failed."""
+
+
+__all__ = ["CheckpointError", "CropLEMError", "DataError", "HubError"]

@@ -33,7 +33,7 @@ from .table_writer import WAIT, TableWriter, rank_file
 logger = logging.getLogger(__name__)
 
 # What a reader was told or found out about its data.
-SOURCE_OPTIONS = ("kind", "s1_units", "s2_units", "s2_offset", "s2_level")
+SOURCE_OPTIONS = ("kind", "licence", "s1_units", "s2_units", "s2_offset", "s2_level")
 # Blocks of a small source, so that many processes have something to do; but no block of fewer rows than this.
 BLOCKS, FEWEST_ROWS = 64, 64
 

@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import faiss
@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from . import __version__
 from .errors import CheckpointError, DataError
+from .hub import fetch
 from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
 from .index_halves import HalvesFile, in_memory, map_halves, new_halves, take_halves
 from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
@@ -399,13 +400,19 @@ class EmbeddingIndex:
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "EmbeddingIndex":
+    def load(
+        cls, folder: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "EmbeddingIndex":
         """Read what `save` wrote, wherever it lies now; the vectors stay on disk and are mapped into memory.
+
+        Args:
+            folder: the folder, or where there is none of that name "owner/name", a dataset repository of the Hub.
+            revision, token: for the Hub.
 
         Raises:
             CheckpointError: no index there, or files missing, damaged, foreign or of another format.
         """
-        folder = Path(folder)
+        folder = fetch(folder, "index", revision=revision, token=token)
         try:
             about = json.loads((folder / "index.json").read_text())
             if about["format"] != FORMAT:
@@ -430,16 +437,21 @@ class EmbeddingIndex:
             if _sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder}: {name} is damaged or foreign (checksum); build the index again")
 
-        def array(name: str) -> np.ndarray | None:
-            return np.load(folder / name, mmap_mode="r", allow_pickle=False) if name in sums else None
+        def read(name: str, reader: Callable, **options):
+            try:
+                return reader(str(folder / name), **options) if name in sums else None
+            except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
+                # Of the right checksum, so nothing that this library wrote.
+                reason = " ".join(str(error).split())
+                raise CheckpointError(f"{folder}: {name} cannot be read ({reason}); build the index again") from error
 
-        lists = faiss.read_index(str(folder / "lists.faiss")) if "lists.faiss" in sums else None
-        halves = map_halves(folder / "vectors.faiss") if "vectors.faiss" in sums else None
-        metadata = pq.read_table(folder / "metadata.parquet", partitioning=None)
-        return cls(
-            metadata, info, content, vectors=array("vectors.npy"), halves=halves, centre=array("centre.npy"),
-            lists=lists, removed=array("removed.npy"), settings=settings,
-        )  # fmt: skip
+        arrays = {
+            name: read(f"{name}.npy", np.load, mmap_mode="r", allow_pickle=False)
+            for name in ("vectors", "centre", "removed")
+        }
+        halves, lists = read("vectors.faiss", map_halves), read("lists.faiss", faiss.read_index)
+        metadata = read("metadata.parquet", pq.read_table, partitioning=None)
+        return cls(metadata, info, content, halves=halves, lists=lists, settings=settings, **arrays)
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and rows (M, k) among all that can be found; k at most their number."""

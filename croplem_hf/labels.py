@@ -257,6 +257,6 @@ def _text(value: object) -> str | None:
 
 
 __all__ = [
-    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns", "read_ids", 
-    "read_labels", "rows_where", "select_where", "spatial_blocks",
+    "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns",
+    "read_ids", "read_labels", "rows_where", "select_where", "spatial_blocks",
 ]  # fmt: skip

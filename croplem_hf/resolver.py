@@ -1,7 +1,9 @@
 """Which local folder a checkpoint's name stands for: a folder, the Hub and its cache, or the packaged checkpoint."""
 
+import hashlib
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -26,13 +28,23 @@ def packaged_path(name: str = DEFAULT_CHECKPOINT) -> Path:
     """
     from . import model  # noqa: F401  registers the Auto classes
 
+    if name != DEFAULT_CHECKPOINT:
+        raise CheckpointError(f"the library ships no checkpoint {name!r}; there is {DEFAULT_CHECKPOINT!r}")
+    return packaged_files() / name.rpartition("/")[2]
+
+
+def packaged_files() -> Path:
+    """Folder of what ships with the library beside its code: the checkpoint and templates of cards.
+
+    Raises:
+        CheckpointError: the installation lacks it.
+    """
     package = Path(__file__).parent
     # A wheel holds hub/ as `croplem_hf._hub`; an editable install finds it beside the package.
     for root in (package / "_hub", package.parent / "hub"):
-        folder = root / name.rpartition("/")[2]
-        if name == DEFAULT_CHECKPOINT and (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(f"the library ships no checkpoint {name!r}; there is {DEFAULT_CHECKPOINT!r}")
+        if (root / DEFAULT_CHECKPOINT.rpartition("/")[2] / "config.json").is_file():
+            return root
+    raise CheckpointError(f"{package}: the checkpoint that ships with the library is missing; install croplem-hf again")
 
 
 def resolve_checkpoint(
@@ -87,15 +99,19 @@ def resolve_checkpoint(
     reason = "offline mode is set" if offline else None
     try:
         if not offline:
-            reason = _probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
+            reason = probe(name, revision, token, PROBE_SECONDS if packaged_may_serve else PATIENT_PROBE_SECONDS)
         if reason is None:
             path = huggingface_hub.snapshot_download(name, force_download=force_download, **options)
+            check_snapshot(Path(path))
             if not (Path(path) / "config.json").is_file():
                 raise CheckpointError(f"{name}: the repository on the Hub holds no config.json")
             logger.info("checkpoint %s: Hub, %s", name, path)
             return Path(path)
     except HfHubHTTPError as error:
-        raise CheckpointError(f"{name}: {_explain(error)}") from error
+        text = explain(error)
+        if name == DEFAULT_CHECKPOINT:
+            text += ". croplem_hf.packaged_path() holds the checkpoint that ships with the library"
+        raise CheckpointError(f"{name}: {text}") from error
     except CheckpointError:
         raise
     except (OSError, ValueError, HTTPError) as error:
@@ -124,6 +140,31 @@ def resolve_checkpoint(
     raise CheckpointError(f"{name}: {reason}")
 
 
+def check_snapshot(folder: Path) -> None:
+    """Hold the files of a snapshot in the cache to the hashes that the Hub announced, by which their blobs are named.
+
+    The client compares sizes alone. A damaged file is removed from the cache, so that the next download brings it anew.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    for path in sorted(folder.rglob("*")):
+        blob = path.resolve()
+        if not path.is_symlink() or not blob.is_file() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            continue
+        with open(blob, "rb") as handle:
+            if len(blob.name) == 64:
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            else:
+                # Small files have the hash that git gives them.
+                data = handle.read()
+                found = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+        if found != blob.name:
+            path.unlink()
+            blob.unlink()
+            raise CheckpointError(f"{path.name}: came damaged from the Hub (another hash than announced); try again")
+
+
 def hook(name: str | os.PathLike, kwargs: dict) -> tuple[str, dict]:
     """Arguments of a `from_pretrained` -> the local folder, and the arguments that are left."""
     options = {key: kwargs[key] for key in OPTIONS if kwargs.get(key) is not None}
@@ -135,7 +176,9 @@ def _looks_like_a_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
 
 
-def _probe(name: str, revision: str | None, token: str | bool | None, seconds: float) -> str | None:
+def probe(
+    name: str, revision: str | None, token: str | bool | None, seconds: float, repo_type: str = "model"
+) -> str | None:
     """Ask the Hub once whether it has the repository: None if so, else why it cannot serve it.
 
     Raises:
@@ -148,7 +191,7 @@ def _probe(name: str, revision: str | None, token: str | bool | None, seconds: f
 
     def ask():
         try:
-            HfApi().model_info(name, revision=revision, token=token, timeout=2 * seconds)
+            HfApi().repo_info(name, revision=revision, token=token, timeout=2 * seconds, repo_type=repo_type)
             answer.append(None)
         except Exception as error:  # handed to the caller's thread
             answer.append(error)
@@ -172,13 +215,12 @@ def _probe(name: str, revision: str | None, token: str | bool | None, seconds: f
     raise error
 
 
-def _explain(error) -> str:
+def explain(error) -> str:
     status = getattr(error.response, "status_code", None)
     if status == 401:
         return (
             "the Hub answers 401, which it does for private repositories and for missing ones; log in with "
-            "`hf auth login` or check the name. croplem_hf.packaged_path() holds the checkpoint that ships with the "
-            "library"
+            "`hf auth login` or check the name"
         )
     if status == 403:
         return "the Hub refuses access (403); ask the owner for it, or use a token that has it"
@@ -187,4 +229,7 @@ def _explain(error) -> str:
     return f"the Hub fails ({status or error}); try again later"
 
 
-__all__ = ["DEFAULT_CHECKPOINT", "hook", "packaged_path", "resolve_checkpoint"]
+__all__ = [
+    "DEFAULT_CHECKPOINT", "check_snapshot", "explain", "hook", "packaged_files", "packaged_path", "probe",
+    "resolve_checkpoint",
+]  # fmt: skip

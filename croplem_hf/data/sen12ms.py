@@ -75,6 +75,7 @@ class SEN12MSFolder:
     """
 
     kind = "sen12ms"
+    licence = "cc-by-4.0"
     unit = "patch"
     seasonal = True
 

@@ -222,6 +222,7 @@ class ShardFolder:
         self._files = RangedFiles(self._fs, f"{self._path}/data")
         self.manifest = self._manifest()
         self.unit, self.seasonal, self.generated = (self.manifest[key] for key in ("unit", "seasonal", "generated"))
+        self.licence = "cc-by-4.0" if self.manifest.get("source") == "sen12ms" else None
         table = self._index()
         if split is not None:
             found = sorted(set(table["split"].to_pylist()))

@@ -187,8 +187,14 @@ class Head(ClassifierMixin, BaseEstimator):
         save_head(self, folder)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Head":
+    def load(
+        cls, folder: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "Head":
         """Read what `save` wrote: the probabilities are the same to the last bit. `Head.load` reads any kind.
+
+        Args:
+            folder: the folder, or where there is none of that name "owner/name", a model repository of the Hub.
+            revision, token: for the Hub.
 
         Raises:
             CheckpointError: no head there, another kind of head, or files missing, damaged, foreign or of another
@@ -196,7 +202,7 @@ class Head(ClassifierMixin, BaseEstimator):
         """
         from .files import load_head
 
-        head = load_head(folder)
+        head = load_head(folder, revision=revision, token=token)
         if not isinstance(head, cls):
             raise CheckpointError(f"{folder}: a {type(head).__name__}, not a {cls.__name__}; Head.load reads any kind")
         return head

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from .. import __version__
 from ..errors import CheckpointError, DataError
+from ..hub import fetch
 from ..table import SETTINGS
 from .base import Head
 from .boosting import BoostingHead
@@ -70,9 +71,11 @@ def save_head(head: Head, folder: str | os.PathLike) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_head(folder: str | os.PathLike) -> Head:
+def load_head(
+    folder: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
+) -> Head:
     """A head of any kind; see `Head.load`."""
-    folder = Path(folder)
+    folder = fetch(folder, "head", revision=revision, token=token)
     try:
         about = json.loads((folder / FILES[0]).read_text())
         if about["format"] != FORMAT:

@@ -148,6 +148,11 @@ class CropLEMPreTrainedModel(ResolvedFromPretrained, ViTMAEPreTrainedModel):
     _no_split_modules = ["CropLEMEmbeddings", "ViTMAELayer", "CropLEMDecoder"]
     _input_embed_layer = "projection"
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        # Never pickled weights, even where there are no others.
+        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)

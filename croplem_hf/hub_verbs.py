@@ -1,0 +1,94 @@
+"""The verbs of `croplem` that give away what was made: push and export."""
+
+import argparse
+from pathlib import Path
+
+from .errors import DataError
+
+KINDS = {
+    "model": "folder of a checkpoint, such as OUT/model of a pretraining run",
+    "dataset": "folder of shards that `croplem data build` made",
+    "embeddings": "embeddings table (.parquet)",
+    "index": "folder that `croplem index` wrote",
+    "head": "folder that `croplem fit` wrote",
+    "report": "folder that `croplem evaluate` wrote; becomes a static Space",
+}
+
+
+def add_verbs(verb) -> None:
+    """Add the parser; `verb(name, run, text)` makes one."""
+    push = verb(
+        "push", _push, "Push to the Hub what was made here, in one commit with a card.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(
+            ["PATH:", *(f"  {kind:11} {text}" for kind, text in KINDS.items()), "",
+             "Data with a column `licence` that says proprietary or no-redistribution are refused. Large files that",
+             "are there already are not sent again."],
+        ),
+    )  # fmt: skip
+    push.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
+    push.add_argument("path", metavar="PATH", type=Path, help="what to push, see below")
+    push.add_argument("repo", metavar="REPO", help="owner/name; made where there is none, private")
+    push.add_argument("--licence", "--license", metavar="ID", help="such as cc-by-4.0, where the data do not say it")
+    push.add_argument("--public", action="store_true", help="let all see it")
+    text = "figures of `croplem evaluate` for the card of a model or head; may be repeated"
+    push.add_argument("--evaluation", action="append", default=[], metavar="[NAME=]REPORT", help=text)
+    text = "Markdown for the card: training data and their licences, time, energy"
+    push.add_argument("--notes", type=Path, metavar="FILE.md", help=text)
+    push.add_argument("--dry-run", action="store_true", help="show what would go, and the card; send nothing")
+
+    export = verb("export", _export, "Write the encoder for other runtimes, held to the model when it is written.")
+    export.add_argument("format", metavar="FORMAT", choices=("onnx",), help="onnx; needs croplem-hf[onnx]")
+    export.add_argument("model", metavar="MODEL", help="checkpoint name or folder")
+    export.add_argument("out", metavar="OUT.onnx", type=Path, help="file to write")
+    export.add_argument("--sensors", default="s1,s2", help="s1, s2 or s1,s2 (default), which the file takes")
+    export.add_argument("--size", type=_whole, default=64, help="pixels along a side (default 64)")
+    export.add_argument("--patch-size", type=_whole, default=8, metavar="P", help="pixels a patch (default 8)")
+    text = "dates of each sensor, one number or one for each, such as 12,6 (default 1)"
+    export.add_argument("--dates", default="1", metavar="N", help=text)
+    export.add_argument("--no-centre", action="store_true", help="keep the mean embedding of the pretraining data in")
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from .cli import quiet_transformers
+    from .hub import prepare, send
+
+    quiet_transformers()
+    if args.notes and not args.notes.is_file():
+        raise DataError(f"{args.notes}: no such file of notes")
+    notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
+    plan = prepare(
+        args.kind, args.path, args.repo, licence=args.licence, evaluations=args.evaluation, notes=notes
+    )  # fmt: skip
+    if args.dry_run:
+        print(plan.describe())
+        return
+    url = send(plan, public=args.public)
+    print(f"{args.kind} of {len(plan.files)} files and a card, {'public' if args.public else 'private'}: {url}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .cli import quiet_transformers
+    from .onnx_export import TOLERANCE, export_onnx
+
+    quiet_transformers()
+    sensors, dates = args.sensors.split(","), args.dates.split(",")
+    if set(sensors) - {"s1", "s2"}:
+        raise DataError(f"--sensors must be s1, s2 or s1,s2, found {args.sensors!r}")
+    if not all(count.isdigit() for count in dates):
+        raise DataError(f"--dates must be one number, or one for each sensor, found {args.dates!r}")
+    dates = [int(count) for count in dates] * (len(sensors) if len(dates) == 1 else 1)
+    worst = export_onnx(
+        args.model, args.out, sensors=sensors, size=args.size, patch_size=args.patch_size, dates=dates,
+        centre=not args.no_centre,
+    )  # fmt: skip
+    print(f"{args.out}: differs from the model by {worst:.1g} at most, {TOLERANCE:g} allowed")
+
+
+__all__ = ["add_verbs"]
