@@ -88,8 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "embed", _embed, "Embed every patch, series or field of SRC into the Parquet table OUT.",
         epilog="A run that was cut off goes on where it stopped when the same command is given again. An embeddings "
         "table that already lies at OUT is made anew and replaced. Items that cannot be read are listed in "
-        "OUT.skipped.csv. `accelerate launch scripts/embed.py SRC OUT`, or torchrun, lets several processes share the "
-        "work.",
+        "OUT.skipped.csv. `accelerate launch scripts/embed.py SRC OUT`, or torchrun, shares the work among processes.",
     )  # fmt: skip
     embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a metadata.csv")
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")

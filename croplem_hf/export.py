@@ -176,6 +176,7 @@ def _wait_for_others(writer: TableWriter, blocks: list[tuple[int, int]], ranks: 
         bar.update(max(0, done - bar.n))
         if not missing:
             return
+        bar.set_postfix_str(f"waiting for rank {', '.join(map(str, sorted(missing)))}")
         for rank in missing:
             try:
                 touched = rank_file(writer.parts, rank).stat().st_mtime
