@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from croplem_hf.active import CoverageBandit, RandomSampling, StratifiedRandomSampling, compare, replay
 from croplem_hf.active.baselines import BASELINES
 from croplem_hf.evaluation.label_efficiency import areas, labels_to_reach
-from croplem_hf.heads import SOLVERS
+from croplem_hf.heads.logistic import SOLVERS
 
 BUDGETS = (10, 25, 50, 100, 200, 400)
 METRICS = ("macro_f1", "worst_region_accuracy")

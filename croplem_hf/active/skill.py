@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..heads import SOLVERS
+from ..heads.logistic import SOLVERS
 
 FOLDS = 5
 
