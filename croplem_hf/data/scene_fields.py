@@ -25,7 +25,7 @@ LEAST_COVER = 0.01
 # Fields are read together where they lie in one square of so many values (bands, dates, pixels; 128 MB as float32).
 BLOCK_VALUES = 2**25
 BLOCK = 256
-CHUNK = 256
+CHUNK = 128
 
 
 def coverage(geometry, row: int, column: int, height: int, width: int) -> np.ndarray:
