@@ -62,7 +62,7 @@ def add_verbs(verb) -> None:
     what = draw.add_mutually_exclusive_group(required=True)
     what.add_argument("--head", type=Path, metavar="HEAD", help="classify with what `croplem fit` wrote")
     what.add_argument("--embeddings", action="store_true", help="write embeddings instead, a pixel for each token")
-    draw.add_argument("--region", metavar="NAME", help="region of the scene, for heads that standardise by region")
+    draw.add_argument("--region", metavar="NAME", help="region of the scene, for heads that centre every region")
     draw.add_argument("--id", help="which place, where metadata.csv lists several")
     draw.add_argument("--model", help="checkpoint (default: the one that the head names, or the packaged one)")
     draw.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
@@ -112,8 +112,8 @@ def _head_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", choices=("logistic", "knn", "mlp", "boosting"), default="logistic",
                         help="kind of classifier (default logistic)")  # fmt: skip
     parser.add_argument("--class-weight", choices=("balanced",), help="weigh classes alike; shifts the probabilities")
-    parser.add_argument("--standardise-by", metavar="COLUMN",
-                        help="standardise every region by its own embeddings; maps then need --region")  # fmt: skip
+    parser.add_argument("--standardise-by", dest="centre_by", metavar="COLUMN",
+                        help="centre every region on its own embeddings; maps then need --region")  # fmt: skip
 
 
 def _region_argument(parser: argparse.ArgumentParser) -> None:
@@ -214,7 +214,7 @@ def _fit(args: argparse.Namespace) -> None:
         # What calibrates the sets must not be in training.
         y = np.where([label is not None for label in sets], None, y)
     head = fit_head(
-        table, y, kind=args.head, block=args.block, standardise_by=args.standardise_by, class_weight=args.class_weight,
+        table, y, kind=args.head, block=args.block, centre_by=args.centre_by, class_weight=args.class_weight,
         calibration=args.calibration,
     )  # fmt: skip
     if sets is not None:
@@ -250,7 +250,7 @@ def _map(args: argparse.Namespace) -> None:
     if head is not None and head.regions_ is not None:
         if args.region is None:
             known = ", ".join(head.regions_.names_)
-            raise DataError(f"{args.head}: standardises every region by itself; give --region, one of {known}")
+            raise DataError(f"{args.head}: centres every region on itself; give --region, one of {known}")
         head = head.for_region(args.region)
     scene = open_scene(args.scene, args.id)
     name = args.model or (head.info_.get("model") if head else None)
@@ -292,7 +292,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     table, y = _labelled_table(args)
     figures = evaluate(
         table, y, args.out, title=args.title, region=args.region, block=args.block, seeds=args.seeds,
-        make_head=partial(HEADS[args.head], class_weight=args.class_weight), standardise_by=args.standardise_by,
+        make_head=partial(HEADS[args.head], class_weight=args.class_weight), centre_by=args.centre_by,
         design=read_design(args.labels, table.ids) if args.labels else None,
         baselines=_baselines(args.imagery, table.info) if args.imagery else None, progress=not args.quiet,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from croplem_hf.heads import (
     LabelledNeighbourhood,
     LogisticHead,
     MLPHead,
-    RegionScaler,
+    RegionCentre,
     fit_head,
     load_head,
 )
@@ -388,14 +388,14 @@ def test_rows_unlike_all_labels_are_told():
     assert LabelledNeighbourhood().fit(copies).far(Z[300:]).mean() > 0.9
 
 
-def test_standardising_regions_takes_away_what_moves_them(tmp_path):
+def test_centring_regions_takes_away_what_moves_them(tmp_path):
     rng = np.random.default_rng(0)
     region = np.repeat(["north", "south"], 400)
     y = rng.integers(2, size=800)
     X = rng.normal(size=(800, 6)) + 2 * y[:, None] * np.eye(6)[0] + 5 * (region == "south")[:, None]
     labels = np.where((region == "north"), np.array(["a", "b"], object)[y], None)
     table = make_table(X, region=region)
-    plain, head = fit_head(table, labels), fit_head(table, labels, standardise_by="region")
+    plain, head = fit_head(table, labels), fit_head(table, labels, centre_by="region")
     south = region == "south"
     truth = np.array(["a", "b"])[y]
     assert np.mean(plain.predict(table.vectors[south]) == truth[south]) < 0.6
@@ -414,13 +414,13 @@ def test_standardising_regions_takes_away_what_moves_them(tmp_path):
     with pytest.raises(DataError, match=r"region 'west' is not known to the head \(known: north, south\)"):
         again.for_region("west")
     with pytest.raises(DataError, match="'p3' has no 'region'"):
-        fit_head(make_table(X, region=["a"] * 3 + [None] + ["b"] * 796), labels, standardise_by="region")
+        fit_head(make_table(X, region=["a"] * 3 + [None] + ["b"] * 796), labels, centre_by="region")
 
 
 def test_tiny_regions_borrow_the_mean_of_all():
     X = np.random.default_rng(0).normal(size=(101, 3)) + 4
     X[0] = 100
-    scaler = RegionScaler().fit(X, ["tiny"] + ["big"] * 100)
+    scaler = RegionCentre().fit(X, ["tiny"] + ["big"] * 100)
     assert np.isfinite(scaler.transform(X[:1], "tiny")).all()
     assert np.abs(scaler.mean_[1] - X.mean(axis=0)).max() < np.abs(X[0] - X.mean(axis=0)).max() / 5
 

@@ -135,6 +135,8 @@ def area_lines(found: dict) -> Sequence[str]:
             f"{plus_minus(row['producers_accuracy'], 100, '.1f'):>14}"
         )
     yield f"overall accuracy {plus_minus(found['overall_accuracy'], 100, '.1f')} % of {found['hectares']:,.1f} ha"
+    if found["overall_accuracy"]["se"] == 0:
+        yield "an error of 0 says that the sample met no confusion, not that there is none: label more places"
 
 
 __all__ = ["area_lines", "map_area"]

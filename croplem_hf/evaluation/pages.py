@@ -295,7 +295,7 @@ def _method(figures: Mapping) -> str:
         ["Sensors", str(info.get("sensors") or "all that are there")],
         ["Content hash", data["content_hash"][:16]],
         ["Head", settings["head"]],
-        ["Standardised by", settings["standardise_by"] or "training rows"],
+        ["Every region centred on its own embeddings", settings["centre_by"] or "no"],
         ["Spatial blocks", "none" if data["blocks"] is None else f"{data['blocks']:,}"],
         ["Seed; resamplings", f"{settings['seed']}; {settings['n_bootstrap']:,}"],
         ["Made", f"{settings['created']} with croplem_hf {settings['library_version']} in {settings['seconds']} s"],

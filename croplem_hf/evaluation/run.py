@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import DataError
-from ..heads import LogisticHead, RegionScaler, region_names
+from ..heads import LogisticHead, RegionCentre, region_names
 from ..labels import column_values, spatial_blocks
 from ..table import EmbeddingsTable
 from .design import Design
@@ -41,7 +41,7 @@ def evaluate(
     region: str = "region",
     block: str = "block",
     make_head: Callable[[], ClassifierMixin] = LogisticHead,
-    standardise_by: str | None = None,
+    centre_by: str | None = None,
     design: Design | None = None,
     baselines: Callable[[list[str]], Mapping[str, np.ndarray]] | None = None,
     seeds: int = 5,
@@ -65,8 +65,8 @@ def evaluate(
         block: metadata column of spatial blocks, which are never split between training and test; rows are split one by
             one where the table has no such column, which the report says.
         make_head: gives a fresh classifier.
-        standardise_by: metadata column of regions; each is standardised by all of its embeddings, labelled or not, also
-            the one that is left out.
+        centre_by: metadata column of regions; each is centred on all of its embeddings, labelled or not, also the one
+            that is left out.
         design: how the N labels were chosen (`read_design`); labels that a strategy picked are trained with and not
             tested on, and scores are weighted by inclusion probabilities.
         baselines: gives further features of the labelled rows by name, such as `imagery_baselines`, with ids as its
@@ -85,7 +85,7 @@ def evaluate(
         DataError: no label, one class only, or a single block.
     """
     began = time.perf_counter()
-    rows = _labelled(table, y, region, block, standardise_by, design, baselines)
+    rows = _labelled(table, y, region, block, centre_by, design, baselines)
     with tqdm(total=5, desc="evaluate", disable=not progress) as bar:
         figures = {"data": _describe(table, rows, design), "left_out": {}, "sets": [], "far": []}
 
@@ -110,7 +110,7 @@ def evaluate(
         figures["label_efficiency"] = efficiency(rows, make_head, seeds, budgets, seed, figures["left_out"])
         bar.update()
     figures["settings"] = {
-        "head": repr(make_head()), "standardise_by": standardise_by, "region": region,
+        "head": repr(make_head()), "centre_by": centre_by, "region": region,
         "block": block if rows.blocks is not None else None,
         "seeds": seeds, "n_bootstrap": n_bootstrap, "seed": seed, "library_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -124,7 +124,7 @@ def evaluate(
 
 
 def _labelled(
-    table: EmbeddingsTable, y: Sequence[str | None], region: str, block: str, standardise_by: str | None,
+    table: EmbeddingsTable, y: Sequence[str | None], region: str, block: str, centre_by: str | None,
     design: Design | None, baselines: Callable | None,
 ) -> Labelled:  # fmt: skip
     y = np.asarray(y, object)
@@ -147,9 +147,9 @@ def _labelled(
     if region in table.metadata.column_names:
         regions = [name or "(no region)" for name in column_values(table, region)]
     X = table.vectors
-    if standardise_by is not None:
-        names = region_names(table, standardise_by)
-        X = RegionScaler().fit(X, names).transform(X, names)
+    if centre_by is not None:
+        names = region_names(table, centre_by)
+        X = RegionCentre().fit(X, names).transform(X, names)
     blocks = spatial_blocks(table, block)
     return Labelled(
         X[keep].astype(np.float32), text, np.array(regions)[keep], None if blocks is None else blocks[keep], tests,

@@ -15,9 +15,9 @@ from .knn import KNNHead
 from .logistic import LogisticHead
 from .mlp import MLPHead
 from .novelty import LabelledNeighbourhood
-from .regions import RegionScaler
+from .regions import RegionCentre
 
 __all__ = [
     "HEADS", "BoostingHead", "ConformalSets", "Head", "KNNHead", "LabelledNeighbourhood", "LogisticHead", "MLPHead",
-    "RegionScaler", "conformalise", "fit_head", "load_head", "region_names",
+    "RegionCentre", "conformalise", "fit_head", "load_head", "region_names",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ class Head(ClassifierMixin, BaseEstimator):
             patch_: `height` and `width` in pixels, `gsd` in metres, `sensors` and `s2_level`, None where the labelled
             rows differ; `s1_date_count` and `s2_date_count`, the fewest and the most dates.
             Filled in by `fit_head`; empty after `fit` on arrays.
-        regions_: `RegionScaler` where every region is standardised by its own embeddings, else None.
+        regions_: `RegionCentre` where every region is centred on its own embeddings, else None.
         neighbourhood_: `LabelledNeighbourhood` of the training, from `fit_head`, else None.
         conformal_: `ConformalSets` after `conformalise`, else None.
     """
@@ -90,7 +90,7 @@ class Head(ClassifierMixin, BaseEstimator):
             regions: name of the region of each row, or of all rows: needed where `regions_` is not None, else not used.
 
         Raises:
-            DataError: NaN or infinite values, or no region or an unknown one where regions are standardised.
+            DataError: NaN or infinite values, or no region or an unknown one where regions are centred.
         """
         scores = self._scores(self._standardised(X, regions))
         if self.calibration == "isotonic":
@@ -142,7 +142,7 @@ class Head(ClassifierMixin, BaseEstimator):
         return self.neighbourhood_.far(self._standardised(X, regions))
 
     def for_region(self, name: str, X: np.ndarray | None = None) -> "Head":
-        """A copy for rows of one region, whose methods need no `regions`; itself where regions are not standardised.
+        """A copy for rows of one region, whose methods need no `regions`; itself where regions are not centred.
 
         Args:
             name: the region.

@@ -21,7 +21,7 @@ from .knn import KNNHead
 from .logistic import LogisticHead
 from .mlp import MLPHead
 from .novelty import LabelledNeighbourhood
-from .regions import RegionScaler
+from .regions import RegionCentre
 
 FORMAT = 2
 FILES = ("head.json", "head.safetensors")
@@ -113,7 +113,7 @@ def _read(kind: type[Head], about: dict, tensors: dict[str, np.ndarray]) -> Head
     head.info_, head.content_hash_, head.patch_ = about["info"], about["content_hash"], about["patch"]
     head.regions_ = head.neighbourhood_ = head.conformal_ = None
     if about["regions"] is not None:
-        head.regions_ = RegionScaler.of_tensors(about["regions"], tensors)
+        head.regions_ = RegionCentre.of_tensors(about["regions"], tensors)
     if "near_vectors" in tensors:
         near = head.neighbourhood_ = LabelledNeighbourhood()
         near.vectors_, near.distances_ = tensors["near_vectors"], tensors["near_distances"]

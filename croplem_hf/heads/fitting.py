@@ -11,7 +11,7 @@ from ..table import EmbeddingsTable
 from .base import Head
 from .files import HEADS
 from .novelty import LabelledNeighbourhood
-from .regions import RegionScaler
+from .regions import RegionCentre
 
 PATCH = ("height", "width", "gsd", "sensors", "s2_level")
 COUNTS = ("s1_date_count", "s2_date_count")
@@ -23,7 +23,7 @@ def fit_head(
     *,
     kind: str = "logistic",
     block: str = "block",
-    standardise_by: str | None = None,
+    centre_by: str | None = None,
     **parameters,
 ) -> Head:
     """A head for the labelled rows of a table, which it remembers.
@@ -33,8 +33,8 @@ def fit_head(
         y: N labels, None where a row has none (`match_labels`).
         kind: one of `HEADS`: logistic, knn, mlp or boosting.
         block: metadata column of spatial blocks for the calibration; not used where the table has no such column.
-        standardise_by: metadata column of regions; each is standardised by all of its rows, labelled or not
-            (`RegionScaler`), and predictions then need the region.
+        centre_by: metadata column of regions; each is centred on all of its rows, labelled or not (`RegionCentre`), and
+            predictions then need the region.
         parameters: of the head.
 
     Raises:
@@ -49,9 +49,9 @@ def fit_head(
     groups = spatial_blocks(table, block)
     groups = None if groups is None else groups[rows]
     X, scaler = table.vectors[rows], None
-    if standardise_by is not None:
-        regions = region_names(table, standardise_by)
-        scaler = RegionScaler().fit(table.vectors, regions)
+    if centre_by is not None:
+        regions = region_names(table, centre_by)
+        scaler = RegionCentre().fit(table.vectors, regions)
         X = scaler.transform(X, regions[rows])
     head = HEADS[kind](**parameters).fit(X, np.array(y[rows].tolist()), groups)
     head.neighbourhood_ = LabelledNeighbourhood().fit((X - head.mean_) / head.scale_, groups, head.random_state)
@@ -95,7 +95,7 @@ def region_names(table: EmbeddingsTable, column: str) -> np.ndarray:
     """
     names = column_values(table, column)
     if None in names:
-        raise DataError(f"{table.ids[names.index(None)]!r} has no {column!r}, which regions are standardised by")
+        raise DataError(f"{table.ids[names.index(None)]!r} has no {column!r}, by which regions are centred")
     return np.array(names)
 
 

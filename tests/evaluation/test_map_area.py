@@ -11,7 +11,7 @@ from rasterio.warp import transform
 
 from croplem_hf.cli import main
 from croplem_hf.errors import DataError
-from croplem_hf.evaluation.map_area import map_area
+from croplem_hf.evaluation.map_area import area_lines, map_area
 
 
 def write_map(path, codes, crs="EPSG:32636", step=10.0, corner=(500_000.0, 100_000.0)):
@@ -80,6 +80,7 @@ def test_degrees_are_measured_on_the_ellipsoid(tmp_path):
     found = map_area(path, write_sample(tmp_path / "s.csv", places, ["crop", "other"] * 20, path))
     # A tenth of a degree squared at 45 degrees: 11.1132 km by 7.8847 km.
     assert found["hectares"] == pytest.approx(8_762, rel=1e-3)
+    assert "met no confusion" in list(area_lines(found))[-1]
 
 
 def test_refuses_what_is_no_sample(world, tmp_path, caplog):

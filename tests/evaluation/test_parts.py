@@ -76,7 +76,7 @@ def test_an_evaluation_with_baselines_from_the_imagery(tmp_path):
     y = np.array(["crop", "other"], object)[np.arange(len(source)) % 2]
     table = EmbeddingsTable(list(source.ids), vectors, pa.table({"region": region}), {})
     figures = evaluate(
-        table, y, tmp_path / "out", seeds=0, n_bootstrap=20, standardise_by="region",
+        table, y, tmp_path / "out", seeds=0, n_bootstrap=20, centre_by="region",
         baselines=lambda ids: imagery_baselines(source, ids, embedder, {}),
     )  # fmt: skip
     assert list(figures["transfer"]["others"]) == ["band statistics", "random weights"]
