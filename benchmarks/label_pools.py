@@ -125,7 +125,7 @@ def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:
     if path is None:
         return made
     africa, itu = ["dea_cropmask_2019"], ["itu_cropland_2023"]
-    world = ["worldcereal_global_a", "worldcereal_belgium"]
+    world = ["worldcereal_global_a"]
     return made | {
         "Africa": lambda: series(path, africa, "cropland", "within"),
         "Iran and Sudan": lambda: series(path, itu, "cropland", "one"),

@@ -25,6 +25,8 @@ def add_verbs(verb) -> None:
     )  # fmt: skip
     suggest.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
     suggest.add_argument("--state", type=Path, metavar="FILE", help="the bandit's memory; read if there, then written")
+    text = "share of the bandit's items that is drawn at random, 0 to 1 (default: 0, or as before with --state)"
+    suggest.add_argument("--explore", type=_number, metavar="SHARE", help=text)
     text = "leave out items that fit, such as places that cannot be visited; may be repeated"
     suggest.add_argument("--exclude", action="append", default=[], metavar="COLUMN=VALUE", help=text)
     text = "leave out the items of this file (column id); may be repeated"
@@ -37,8 +39,8 @@ def add_verbs(verb) -> None:
     suggest.add_argument("--strata", choices=("region", "class"), default="region", help=text)
     suggest.add_argument("--cost", metavar="COLUMN", help="column of prices: most is covered for the money")
     text = "price of a kilometre between the places of a batch, so that they gather in trips (columns lon, lat)"
-    suggest.add_argument("--per-km", type=_price, default=0.0, metavar="PRICE", help=text)
-    suggest.add_argument("--budget", type=_price, metavar="MONEY", help="most that the batch may cost")
+    suggest.add_argument("--per-km", type=_number, default=0.0, metavar="PRICE", help=text)
+    suggest.add_argument("--budget", type=_number, metavar="MONEY", help="most that the batch may cost")
     suggest.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
     suggest.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
 
@@ -132,7 +134,7 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
-def _price(text: str) -> float:
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -162,17 +164,17 @@ def _labelled_table(args: argparse.Namespace):
 def _suggest(args: argparse.Namespace) -> None:
     from .active.suggest import draw_validation, suggest
     from .errors import DataError
-    from .labels import read_ids, rows_where
+    from .labels import rows_where
 
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the table holds no images")
     priced = args.cost is not None or args.per_km or args.budget is not None
-    if args.validation and (args.state or priced or args.strategy != "bandit"):
-        raise DataError("--validation is a random sample: --state, --strategy and prices do not go with it")
+    if args.validation and (args.state or priced or args.explore is not None or args.strategy != "bandit"):
+        raise DataError("--validation is a random sample: what steers a choice does not go with it")
     table, y = _labelled_table(args)
-    kept = {name for path in args.validation_sheet for name in read_ids(path)}
+    kept = _ids_of(args.validation_sheet, table)
     y[[name in kept for name in table.ids]] = None
-    excluded = kept | {name for path in args.exclude_ids for name in read_ids(path)}
+    excluded = kept | _ids_of(args.exclude_ids, table)
     excluded |= {table.ids[row] for text in args.exclude for row in rows_where(table, [text])}
     if args.validation:
         picks = draw_validation(
@@ -182,7 +184,8 @@ def _suggest(args: argparse.Namespace) -> None:
     else:
         picks = suggest(
             table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, exclude=excluded,
-            cost=args.cost, per_km=args.per_km, budget=args.budget, state=args.state, out=args.out,
+            explore=args.explore, cost=args.cost, per_km=args.per_km, budget=args.budget, state=args.state,
+            out=args.out,
         )  # fmt: skip
     known = sum(label is not None for label in y)
     what = "to validate with" if args.validation else "to label next"
@@ -194,6 +197,20 @@ def _suggest(args: argparse.Namespace) -> None:
         captions = [f"{pick['rank']}  {pick['id']}\n{_short_reason(pick)}" for pick in picks]
         draw_items(open_source(args.images), [pick["id"] for pick in picks], captions, args.picture)
         print(f"picture in {args.picture}", file=sys.stderr)
+
+
+def _ids_of(paths: list[Path], table) -> set[str]:
+    """Ids of the table that the files name; a file of another table is refused."""
+    from .errors import DataError
+    from .labels import read_ids
+
+    own, found = set(table.ids), set()
+    for path in paths:
+        ids = read_ids(path)
+        if not own.intersection(ids):
+            raise DataError(f"{path}: none of its ids is in the table: they look like {ids[0]!r}, not {table.ids[0]!r}")
+        found |= own.intersection(ids)
+    return found
 
 
 def _short_reason(pick: dict) -> str:

@@ -177,7 +177,7 @@ def test_what_is_excluded_is_never_chosen(pool, tmp_path, capsys):
     assert not {row["id"] for row in found} & set(list(truth)[:100])
     assert {row["region"] for row in found} == {"south", "east"}
     write_labels(ids, [("elsewhere",)], ("id",))
-    assert main(arguments) == 1 and "none of the 1 excluded ids" in capsys.readouterr().err
+    assert main(arguments) == 1 and "closed.csv: none of its ids" in capsys.readouterr().err
     assert main(["suggest", table, "--exclude", "region=west", "--out", str(out)]) == 1
     assert "no row has region=west" in capsys.readouterr().err
 
@@ -229,7 +229,7 @@ def test_validation_by_the_class_that_a_head_predicts(pool, tmp_path, capsys):
     assert main(arguments) == 1 and "labels of two classes" in capsys.readouterr().err
     assert main([*arguments[:3], "2", "--out", str(out)]) == 1 and "too few for 3 strata" in capsys.readouterr().err
     assert main([*arguments[:3], "999", "--out", str(out)]) == 1 and "only 180" in capsys.readouterr().err
-    assert main([*arguments, "--budget", "3"]) == 1 and "do not go with it" in capsys.readouterr().err
+    assert main([*arguments, "--budget", "3"]) == 1 and "does not go with it" in capsys.readouterr().err
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.floats(0, 1))
@@ -240,6 +240,15 @@ def test_allocation_adds_up_and_fits_the_strata(size, share):
     assert quota.sum() == count and np.all(quota >= 1) and np.all(quota <= size)
     if count >= np.minimum(size, 2).sum():
         assert np.all(quota >= np.minimum(size, 2))
+
+
+def test_a_share_is_drawn_by_chance_and_the_state_remembers_it(pool, tmp_path, capsys):
+    out, state = tmp_path / "next.csv", tmp_path / "campaign.state"
+    for arguments in (["--explore", "0.5"], []):
+        assert main(["suggest", pool[0], "-n", "10", "--out", str(out), "--state", str(state), *arguments]) == 0
+        assert sum(row["reason"].startswith("drawn by chance") for row in read_rows(out)) == 5
+    assert main(["suggest", pool[0], "--explore", "2", "--out", str(out)]) == 1
+    assert "share from 0 to 1" in capsys.readouterr().err
 
 
 def test_prices_and_ways_shape_a_batch(placed, tmp_path, capsys):

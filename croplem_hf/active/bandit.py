@@ -73,8 +73,8 @@ class CoverageBandit(Strategy):
         theta_: float64 (6 + R,), in the order of `context_names_`.
         class_names_: what the codes of y stand for, kept for the caller and saved with the state; empty at first.
 
-    Source of the constants: comparisons on pools of 570 to 20,000 rows, budgets from 10 to 400 labels; that of
-    `explore` in benchmarks/RESULTS.md.
+    Source of the constants: comparisons on pools of 570 to 20,000 rows, budgets from 10 to 400 labels; of `explore`,
+    benchmarks/RESULTS.md.
     """
 
     cold_start = True

@@ -78,7 +78,8 @@ def replay(
             "random": all start from the same random rows. Random rows are the same for all strategies of a seed.
         jobs: processes; each replays one strategy with one seed at a time. Records do not depend on it.
         record_file: JSON lines, one for each strategy and seed as soon as it is done. Read where it exists, so that a
-            replay that was stopped goes on; it must be of the same data, budgets and start.
+            replay that was stopped goes on; it must be of the same data, budgets, head and start. Strategies are
+            known by their names alone: remove the file after changing one.
         progress: show a bar.
 
     Returns:

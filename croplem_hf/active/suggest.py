@@ -50,6 +50,7 @@ def suggest(
     region: str = "region",
     seed: int = 0,
     exclude: Collection[str] = (),
+    explore: float | None = None,
     cost: str | None = None,
     per_km: float = 0.0,
     budget: float | None = None,
@@ -67,6 +68,7 @@ def suggest(
         seed: of all that is random.
         exclude: ids that are not to be chosen, such as places that cannot be visited; they still count as part of the
             area to be covered. Items kept for validation belong here, and their labels not into `y`.
+        explore: share of the batch that the bandit leaves to chance, 0 to 1; as before with a state, else 0, if None.
         cost, per_km, budget: metadata column of prices; price of a kilometre between the places of the batch, from the
             columns lon and lat; most that the batch may cost. See `Trips`; for the bandit alone.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
@@ -80,15 +82,15 @@ def suggest(
         `Explanation`), `expected_error`, `reason` in words, and `cost` where prices were given.
 
     Raises:
-        DataError: nothing left to choose, an unknown strategy or id, a state or prices with another strategy than the
-            bandit, or prices that are none.
+        DataError: nothing left to choose, an unknown strategy, a state, prices or a share of chance with another
+            strategy than the bandit, or prices or a share that are none.
         CheckpointError: the state belongs to another pool, or is damaged.
     """
     if strategy not in STRATEGIES:
         raise DataError(f"strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}")
     priced = cost is not None or per_km or budget is not None
-    if strategy != "bandit" and (state is not None or priced):
-        what = "has a state" if state is not None else "counts prices"
+    if strategy != "bandit" and (state is not None or priced or explore is not None):
+        what = "has a state" if state is not None else "counts prices" if priced else "has a share of chance"
         raise DataError(f"only the bandit {what}; leave that out with strategy {strategy!r}")
     known = table.metadata.column_names
     regions = None
@@ -102,6 +104,10 @@ def suggest(
             raise CheckpointError(f"{state}: was begun with seed {chooser.seed}, not {seed}; go on with that seed")
     else:
         chooser = STRATEGIES[strategy](regions=regions, seed=seed, **extra)
+    if explore is not None:
+        if not 0 <= explore <= 1:
+            raise DataError(f"explore is a share from 0 to 1, found {explore}")
+        chooser.explore = explore
     # A class keeps its code when others come later: the state holds codes.
     names, waiting = [], np.empty(0, np.int64)
     if strategy == "bandit":
@@ -220,15 +226,9 @@ def _describe(table: EmbeddingsTable, rows: np.ndarray, region: str, sample: str
 
 
 def _rows_of(table: EmbeddingsTable, ids: Collection[str]) -> np.ndarray:
-    """Row numbers of ids; ids that the table lacks are no harm, unless it lacks all of them."""
+    """Row numbers of ids, those that the table lacks left out."""
     wanted = set(ids)
-    rows = [row for row, name in enumerate(table.ids) if name in wanted]
-    if wanted and not rows:
-        raise DataError(
-            f"none of the {len(wanted)} excluded ids is in the table: they look like {next(iter(ids))!r}, the table's "
-            f"like {table.ids[0]!r}"
-        )
-    return np.array(rows, np.int64)
+    return np.array([row for row, name in enumerate(table.ids) if name in wanted], np.int64)
 
 
 def _trips(table: EmbeddingsTable, cost: str | None, per_km: float, budget: float | None) -> Trips:
