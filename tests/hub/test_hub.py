@@ -289,7 +289,7 @@ def play_pulls(hub: LoopbackHub, home: Path, things: dict) -> dict:
     seen["401"] = attempt(EmbeddingIndex.load, "croplem/nothing", token=False)
     seen["403 file"] = [hub.fault("HEAD", "resolve", 403, times=99), attempt(LogisticHead.load, "croplem/index")][1]
     hub._faults.clear()
-    hub.fault("HEAD", "resolve", 503, times=2)
+    hub.fault("GET", "/lfs/.*/model.safetensors", 503, times=2)
     seen["retried"] = attempt(CropLEMModel.from_pretrained, "croplem/model", force_download=True)[0]
 
     constants.HF_HUB_OFFLINE = True
