@@ -186,6 +186,11 @@ def test_a_download_that_broke_is_no_whole_copy_later(hub):
     assert hub["after cut short"] == ["folder", hub["packaged"]]
 
 
+def git_hash(data: bytes) -> str:
+    """By which the Hub names the content of a small file."""
+    return sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """The routes that a download uses; `mood` is a status, or "well", "cut short", "babbling"."""
 
@@ -200,7 +205,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.mood == "babbling":
             return self.answer(b"<html>")
         if "/tree/" in path:
-            about = [{"path": name, "size": len(d), "oid": sha1(d).hexdigest()} for name, d in self.files.items()]
+            about = [{"path": name, "size": len(d), "oid": git_hash(d)} for name, d in self.files.items()]
             return self.answer(json.dumps([{"type": "file"} | file for file in about]).encode())
         if path.startswith("/api/models/"):
             siblings = [{"rfilename": name} for name in self.files]
@@ -212,7 +217,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, data: bytes, *, status: int = 200, cut: bool = False):
         self.send_response(status)
-        for name, value in {"Content-Length": len(data), "ETag": f'"{sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT,
+        for name, value in {"Content-Length": len(data), "ETag": f'"{git_hash(data)}"', "X-Repo-Commit": COMMIT,
                             "Accept-Ranges": "bytes", "Content-Type": "application/json"}.items():  # fmt: skip
             self.send_header(name, str(value))
         self.end_headers()

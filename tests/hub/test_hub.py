@@ -289,8 +289,10 @@ def play_pulls(hub: LoopbackHub, home: Path, things: dict) -> dict:
     seen["401"] = attempt(EmbeddingIndex.load, "croplem/nothing", token=False)
     seen["403 file"] = [hub.fault("HEAD", "resolve", 403, times=99), attempt(LogisticHead.load, "croplem/index")][1]
     hub._faults.clear()
-    hub.fault("HEAD", "resolve", 503, times=2)
-    seen["retried"] = attempt(CropLEMModel.from_pretrained, "croplem/model", force_download=True)[0]
+    for name, status in (("retried", 429), ("not retried", 503)):
+        hub.fault("GET", "/lfs/.*/model.safetensors", status, times=2)
+        seen[name] = attempt(CropLEMModel.from_pretrained, "croplem/model", force_download=True)
+        hub._faults.clear()
 
     constants.HF_HUB_OFFLINE = True
     head = attempt(LogisticHead.load, "croplem/head")[0]
@@ -338,7 +340,13 @@ def test_the_cache_serves_without_a_network(pulls):
     assert pulls["no network, cached"][0] == "done", pulls["no network, cached"]
     other, head = pulls["offline, cached"]
     assert head == "done" and "offline mode is set, and the cache does not hold it" in other[1]
-    assert pulls["retried"] == "done"
+
+
+def test_a_download_that_fails_for_a_moment(pulls):
+    assert pulls["retried"][0] == "done", pulls["retried"]
+    # The client tries again where the Hub asks for patience, and not where it fails.
+    kind, text = pulls["not retried"]
+    assert kind == "CheckpointError" and text == "croplem/model: the Hub fails (503); try again later"
 
 
 if __name__ == "__main__":
