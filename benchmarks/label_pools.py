@@ -112,11 +112,12 @@ def kenya(fields: int = 1_150) -> LabelledPool:
     with tempfile.TemporaryDirectory() as folder:
         root = generate_kenya(Path(folder) / "kenya", fields=fields, tile_size=(320, 480))
         table = Embedder.from_pretrained().embed_source(open_source(root), Path(folder) / "kenya.parquet")
-    label, tile, block = (np.array(table.metadata[name].to_pylist(), object) for name in ("crop_type", "tile", "block"))
+    label, tile = (np.array(table.metadata[name].to_pylist(), object) for name in ("crop_type", "tile"))
     keep = np.array([value is not None for value in label])
     y = np.unique(label[keep].astype(str), return_inverse=True)[1]
-    regions, blocks = (np.array([f"tile {v}" for v in tile[keep]]), block[keep].astype(str))
-    return LabelledPool(table.vectors[keep], y, regions, lambda seed: by_blocks(regions, blocks, seed, 0.7))
+    regions = np.array([f"tile {number}" for number in tile[keep]])
+    # Invented fields do not share a neighbourhood as real ones do: each is a block of its own.
+    return LabelledPool(table.vectors[keep], y, regions, lambda seed: by_blocks(regions, np.arange(len(y)), seed, 0.7))
 
 
 def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:
