@@ -310,6 +310,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_killed_and_an_interrupted_run_lose_and_double_nothing(tmp_path):
     rows = 8192  # sixteen parts: the signal comes in time on a busy machine too
     source, out = series(tmp_path / "series.parquet", rows, dates=6, block=list(range(rows))), tmp_path / "e.parquet"

@@ -393,7 +393,7 @@ def test_reading_together_or_one_by_one_is_the_same_and_a_run_goes_on(tmp_path, 
 
 def test_no_field_at_all_is_an_error(tmp_path, embedder):
     scene = make_scene(tmp_path, *ground(20, 20))
-    with pytest.raises(DataError, match="none of 2 fields could be embedded, see .*; the first: f0: lies outside"):
+    with pytest.raises(DataError, match="none of 2 items could be embedded, see .*; the first: f0: lies outside"):
         embed_fields(scene, polygons([box(50, 50, 4, 4), box(60, 60, 4, 4)]), embedder, tmp_path / "e.parquet",
                      progress=False)  # fmt: skip
     assert not (tmp_path / "e.parquet").exists() and not (tmp_path / "e.parquet.parts").exists()

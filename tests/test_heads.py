@@ -40,9 +40,16 @@ INFO = {"weights_hash": "abc", "processor": {"s1_mean": [1.5]}, "sensors": None,
         "centred": True, "unit": "patch", "model": "m"}  # fmt: skip
 
 
-@parametrize_with_checks([LogisticHead(), KNNHead(), MLPHead(), BoostingHead(trees=30)])
+@parametrize_with_checks([LogisticHead(), KNNHead(), BoostingHead(trees=30)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_is_a_scikit_learn_classifier(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([MLPHead()])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_a_network_is_a_scikit_learn_classifier(estimator, check):
     check(estimator)
 
 

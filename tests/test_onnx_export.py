@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from croplem_hf import CheckpointError, CropLEMConfig, CropLEMImageProcessor, CropLEMModel, DataError, Embedder, export
+from croplem_hf import (
+    CheckpointError,
+    CropLEMConfig,
+    CropLEMImageProcessor,
+    CropLEMModel,
+    DataError,
+    Embedder,
+    onnx_export,
+)
 from croplem_hf.cli import main
 from croplem_hf.data import make_sample
 
@@ -53,8 +61,8 @@ def test_the_file_gives_what_encode_gives(folder, tmp_path, capsys):
     inputs = {name: value.numpy() for name, value in processor(samples).items()}
     [found] = session.run(["embedding"], inputs)
     expected = Embedder.from_pretrained(folder, device="cpu").encode(samples, patch_size=4)
-    np.testing.assert_allclose(found, expected, atol=export.TOLERANCE)
-    assert np.abs(found[0] - found[1]).max() > 100 * export.TOLERANCE
+    np.testing.assert_allclose(found, expected, atol=onnx_export.TOLERANCE)
+    assert np.abs(found[0] - found[1]).max() > 100 * onnx_export.TOLERANCE
     empty = {name: np.zeros_like(value) if name.endswith("_valid") else value for name, value in inputs.items()}
     assert np.isnan(session.run(None, empty)[0]).all()
 
@@ -63,10 +71,10 @@ def test_the_file_gives_what_encode_gives(folder, tmp_path, capsys):
 def test_masked_tokens_are_as_good_as_none(folder, sensors):
     model = CropLEMModel.from_pretrained(folder).eval()
     dates = [2] * len(sensors)
-    inputs = export.draw_inputs(model.config, sensors, dates, 9, batch=2, seed=0)
-    encoder = export.Encoder(model, sensors, 4, centre=False).eval()
+    inputs = onnx_export.draw_inputs(model.config, sensors, dates, 9, batch=2, seed=0)
+    encoder = onnx_export.Encoder(model, sensors, 4, centre=False).eval()
     with torch.inference_mode():
-        found = encoder(*(inputs[name] for name in export.input_names(sensors)))
+        found = encoder(*(inputs[name] for name in onnx_export.input_names(sensors)))
         expected = model(**inputs, patch_size=4).pooler_output
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -74,20 +82,20 @@ def test_masked_tokens_are_as_good_as_none(folder, sensors):
 @pytest.mark.slow
 def test_a_file_that_differs_is_not_written(folder, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     with pytest.raises(CheckpointError, match="differs from the model by"):
-        export.export_onnx(folder, tmp_path / "e.onnx", sensors=["s2"], size=1, patch_size=1)
+        onnx_export.export_onnx(folder, tmp_path / "e.onnx", sensors=["s2"], size=1, patch_size=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(DataError, match=r"export to ONNX needs onnx\w*; pip install 'croplem-hf\[onnx\]'"):
-        export.export_onnx(folder, tmp_path / "e.onnx")
+        onnx_export.export_onnx(folder, tmp_path / "e.onnx")
     monkeypatch.undo()
     pytest.importorskip("onnxruntime")
     for options in ({"patch_size": 17}, {"size": 0}, {"dates": [1, 2, 3]}, {"dates": 0}, {"sensors": []}):
         with pytest.raises(DataError, match="needs one of"):
-            export.export_onnx(folder, tmp_path / "e.onnx", **options)
+            onnx_export.export_onnx(folder, tmp_path / "e.onnx", **options)
     assert main(["export", "onnx", str(folder), str(tmp_path / "e.onnx"), "--sensors", "s3"]) == 1
     assert "--sensors must be s1, s2 or s1,s2" in capsys.readouterr().err

@@ -372,6 +372,7 @@ def fuzz(tmp_path, count, seed):
     assert peak < 200e6 and outcomes == {dict, DataError}
 
 
+@pytest.mark.slow
 def test_spoiled_archives_neither_crash_nor_escape(tmp_path, silent):
     fuzz(tmp_path, 500, seed=0)
 
