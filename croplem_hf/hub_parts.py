@@ -30,7 +30,9 @@ PATTERNS = {
     "head": ("head.json", "head.safetensors"),
     "dataset": ("manifest.json", "index.parquet", "skipped.csv", "data/*.parquet"),
     "embeddings": ("embeddings.parquet",),
-    "index": ("index.json", "metadata.parquet", "vectors.npy", "centre.npy", "lists.faiss", "removed.npy"),
+    "index": (
+        "index.json", "metadata.parquet", "vectors.npy", "vectors.faiss", "centre.npy", "lists.faiss", "removed.npy",
+    ),
     "report": ("report.html", "figures.json", "regions.csv"),
 }  # fmt: skip
 """Files of each kind in a repository, beside README.md: what a push writes and replaces, and what a pull takes."""

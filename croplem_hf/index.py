@@ -20,24 +20,20 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
-from . import __version__
 from .errors import CheckpointError, DataError
 from .hub import fetch
 from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
-from .index_halves import HalvesFile, in_memory, map_halves, new_halves, take_halves
+from .index_files import free_folder, read_folder, write_folder
+from .index_halves import HalvesFile, in_memory, new_halves, take_halves
 from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
 
-FORMAT = 3
-FILES = ("metadata.parquet", "vectors.npy", "vectors.faiss", "centre.npy", "lists.faiss", "removed.npy")
 # Up to here exact search answers in milliseconds and needs no training.
 EXACT_BELOW = 100_000
 RECALL = 0.985
@@ -50,7 +46,6 @@ _MOST_CANDIDATES = 8192
 _AT_ONCE = 2**22  # candidates of all queries that are held together
 _TUNING_ROWS = 256
 _EQUAL = 1e-6  # of cosines of the same vectors, summed in another order
-_LOOKED_AT = ("probes", "factor")
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +177,7 @@ class EmbeddingIndex:
         Raises:
             DataError: as in `build` and `read_table`, or something else lies at `folder`.
         """
-        folder = _free(folder)
+        folder = free_folder(folder)
         # A name that nobody else uses: what lies there is left over from a killed call.
         work = folder.with_name(f".{folder.name}.croplem-work")
         if work.exists():
@@ -203,7 +198,7 @@ class EmbeddingIndex:
             hashed = content_hash_of_blocks(metadata["id"].to_pylist(), shape, (vectors for _, vectors in blocks()))
             index = cls(metadata, info, hashed, **parts)
             index._tune(recall, seed)
-            index._write(folder, work / "vectors.faiss")
+            write_folder(index, folder, work / "vectors.faiss")
         finally:
             shutil.rmtree(work)
         return cls.load(folder)
@@ -363,41 +358,7 @@ class EmbeddingIndex:
         Raises:
             DataError: something else than an index lies there.
         """
-        self._write(_free(folder))
-
-    def _write(self, folder: Path, written: Path | None = None) -> None:
-        """`save`; vectors that stand in the file `written` already are not written again, but moved."""
-        # Hidden names that nobody else uses: what lies there is left over from a killed `save`.
-        partial, old = (folder.with_name(f".{folder.name}.croplem-{end}") for end in ("new", "old"))
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        for leftover in (partial, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        partial.mkdir(parents=True)
-        pq.write_table(self.metadata, partial / "metadata.parquet")
-        if self.vectors is not None:
-            np.save(partial / "vectors.npy", self.vectors)
-        if self.halves is not None and written is not None:
-            os.replace(written, partial / "vectors.faiss")
-        elif self.halves is not None:
-            faiss.write_index(self.halves, str(partial / "vectors.faiss"))
-        if self.centre.any():
-            np.save(partial / "centre.npy", self.centre)
-        if self.lists is not None:
-            faiss.write_index(self.lists, str(partial / "lists.faiss"))
-        if self.removed.any():
-            np.save(partial / "removed.npy", self.removed)
-        about = {
-            "format": FORMAT, "library_version": __version__, "metric": "cosine", "rows": len(self), "dim": self.dim,
-            "content_hash": self.content_hash, "settings": self.settings, "info": self.info,
-            "sha256": {name: _sha256(partial / name) for name in FILES if (partial / name).exists()},
-        }  # fmt: skip
-        (partial / "index.json").write_text(json.dumps(about, indent=1))
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        write_folder(self, free_folder(folder))
 
     @classmethod
     def load(
@@ -412,46 +373,7 @@ class EmbeddingIndex:
         Raises:
             CheckpointError: no index there, or files missing, damaged, foreign or of another format.
         """
-        folder = fetch(folder, "index", revision=revision, token=token)
-        try:
-            about = json.loads((folder / "index.json").read_text())
-            if about["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{folder}: an index of format {about['format']}, this library reads {FORMAT}; build it again"
-                )
-            sums, settings = dict(about["sha256"]), about["settings"]
-            info, content = about["info"], about["content_hash"]
-            if not all(isinstance(settings.get(key, 1), int) and settings.get(key, 1) > 0 for key in _LOOKED_AT):
-                raise ValueError(f"settings {settings}")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(f"{folder}: no index here (no index.json); `croplem index` writes one") from error
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}: index.json is damaged ({error!r}); build the index again") from error
-        held = {"vectors.npy", "vectors.faiss", "lists.faiss"} & set(sums)
-        kinds = ({"vectors.npy"}, {"vectors.faiss", "lists.faiss"}, {"lists.faiss"})
-        if set(sums) - set(FILES) or "metadata.parquet" not in sums or held not in kinds:
-            raise CheckpointError(f"{folder}: index.json is damaged (its files are {sorted(sums)}); build it again")
-        for name, expected in sums.items():
-            if not (folder / name).is_file():
-                raise CheckpointError(f"{folder}: {name} is missing; build the index again")
-            if _sha256(folder / name) != expected:
-                raise CheckpointError(f"{folder}: {name} is damaged or foreign (checksum); build the index again")
-
-        def read(name: str, reader: Callable, **options):
-            try:
-                return reader(str(folder / name), **options) if name in sums else None
-            except (ValueError, RuntimeError, OSError, pa.ArrowException) as error:
-                # Of the right checksum, so nothing that this library wrote.
-                reason = " ".join(str(error).split())
-                raise CheckpointError(f"{folder}: {name} cannot be read ({reason}); build the index again") from error
-
-        arrays = {
-            name: read(f"{name}.npy", np.load, mmap_mode="r", allow_pickle=False)
-            for name in ("vectors", "centre", "removed")
-        }
-        halves, lists = read("vectors.faiss", map_halves), read("lists.faiss", faiss.read_index)
-        metadata = read("metadata.parquet", pq.read_table, partitioning=None)
-        return cls(metadata, info, content, halves=halves, lists=lists, settings=settings, **arrays)
+        return cls(**read_folder(fetch(folder, "index", revision=revision, token=token)))
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and rows (M, k) among all that can be found; k at most their number."""
@@ -539,27 +461,6 @@ class EmbeddingIndex:
             )  # fmt: skip
             raise DataError(f"the index holds no {name!r}{hint}")
         return self._places[name]
-
-
-def _free(folder: str | os.PathLike) -> Path:
-    """The absolute path of a folder where an index may be written."""
-    folder = Path(os.path.realpath(folder))
-    foreign = folder.is_file()
-    if folder.is_dir() and any(folder.iterdir()):
-        try:
-            foreign = not {"format", "sha256"} <= set(json.loads((folder / "index.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            foreign = True
-        foreign = foreign or bool(set(os.listdir(folder)) - {"index.json", "index.faiss", *FILES})
-    if foreign:
-        raise DataError(f"{folder}: exists and is no index, or holds other files too; give another name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 __all__ = ["PRESETS", "EmbeddingIndex", "Neighbours"]

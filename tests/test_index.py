@@ -13,7 +13,9 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from croplem_hf.errors import CheckpointError, DataError
+from croplem_hf.hub_parts import PATTERNS
 from croplem_hf.index import EmbeddingIndex
+from croplem_hf.index_files import FILES
 from croplem_hf.index_halves import HalvesFile, in_memory, new_halves, take_halves
 from croplem_hf.table import EmbeddingsTable, read_batches, read_table
 
@@ -436,3 +438,7 @@ def test_half_floats_in_a_file_are_what_faiss_writes(tmp_path):
     copy = in_memory(mapped)
     copy.add(vectors[:2])
     assert copy.ntotal == 1003 and np.array_equal(take_halves(copy, slice(1001, None)), halves[:2])
+
+
+def test_every_file_of_an_index_goes_to_the_hub():
+    assert set(PATTERNS["index"]) == {"index.json", *FILES}
