@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> dict:
         for name in ("vectors", "centre", "removed")
     }
     halves, lists = read("vectors.faiss", map_halves), read("lists.faiss", faiss.read_index)
-    metadata = read("metadata.parquet", pq.read_table, partitioning=None)
+    metadata = read("metadata.parquet", pq.read_table, partitioning=None).combine_chunks()
     return arrays | {
         "metadata": metadata, "info": info, "content_hash": content, "settings": settings, "halves": halves,
         "lists": lists,
