@@ -285,7 +285,7 @@ def show(source, name: str, values: dict, score: float | None = None) -> Shown:
         DataError: the source lacks the item, or it cannot be read.
     """
     if name not in source.ids:
-        raise DataError(f"the images hold no {name!r}; give the folder or table that was embedded")
+        raise DataError(f"the images hold no {name!r}; give what was embedded, and of fields its --id-column")
     number = source.ids.index(name)
     sample, rings = source.view(number) if hasattr(source, "view") else (source[number], ())
     lines = ([] if score is None else [f"{score:.3f}"]) + [name, describe_place(values or sample)]

@@ -48,7 +48,7 @@ def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float =
     ids = index.metadata["id"].take(rows[same]).to_pylist()
     if least > within:
         raise DataError(
-            f"the nearest item of the index, {ids[0]!r}, lies {least / 1000:.3g} km from ({lon:g}, {lat:g}), farther "
+            f"the nearest item of the index, {ids[0]!r}, lies {least / 1000:,.1f} km from ({lon:g}, {lat:g}), farther "
             f"than {within:g} m; longitude comes first, and --within allows more"
         )
     return list(zip(ids, far[same].tolist(), strict=True))
