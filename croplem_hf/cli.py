@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   croplem demo --out croplem-demo
   croplem embed SEN12MS/ patches.parquet
   croplem index patches.parquet patches.index
-  croplem similar patches.index --id ROIs1970_fall_139_p839 --images SEN12MS/ --picture similar.png
+  croplem similar patches.index --id ROIs1158_spring_1_p30 --images SEN12MS/ --picture similar.png
   croplem embed my_scene/ fields.parquet --fields fields.gpkg
   croplem suggest patches.parquet -n 50 --out next.csv
   croplem fit patches.parquet --labels labels.csv cropland.head

@@ -103,7 +103,8 @@ def add_verbs(verb) -> None:
 def _table_arguments(parser: argparse.ArgumentParser, labels_required: bool = True) -> None:
     parser.add_argument("embeddings", metavar="EMBEDDINGS", type=Path, help="embeddings table (.parquet)")
     group = parser.add_mutually_exclusive_group(required=labels_required)
-    group.add_argument("--labels", type=Path, metavar="LABELS", help="CSV or Parquet with columns id and label")
+    text = "CSV or Parquet with columns id and label, such as a filled sheet; may be repeated"
+    group.add_argument("--labels", type=Path, action="append", metavar="LABELS", help=text)
     group.add_argument("--label-column", metavar="COLUMN", help="take labels from this column of EMBEDDINGS instead")
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only rows that fit; may be repeated"
@@ -152,20 +153,22 @@ def _count(text: str) -> int:
 
 def _labelled_table(args: argparse.Namespace):
     """-> the rows of the table that are asked for, and their labels."""
-    from .labels import column_labels, match_labels, read_labels, select_where
+    from .labels import column_labels, match_labels, read_label_files, select_where
     from .table import read_table
 
     table = select_where(read_table(args.embeddings), args.where)
     if args.label_column:
         return table, column_labels(table, args.label_column)
-    return table, match_labels(table, read_labels(args.labels) if args.labels else {})
+    return table, match_labels(table, read_label_files(args.labels or ()))
 
 
 def _suggest(args: argparse.Namespace) -> None:
     from .active.suggest import draw_validation, suggest
+    from .data.files import check_ending
     from .errors import DataError
     from .labels import rows_where
 
+    check_ending(args.picture, ".png")
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the table holds no images")
     priced = args.cost is not None or args.per_km or args.budget is not None
@@ -288,9 +291,11 @@ def _map(args: argparse.Namespace) -> None:
 
 
 def _area(args: argparse.Namespace) -> None:
+    from .data.files import check_ending
     from .evaluation.map_area import area_lines, map_area
     from .evaluation.report import write_json
 
+    check_ending(args.out, ".json")
     found = map_area(args.map, args.labels)
     if args.out:
         write_json(args.out, found)
@@ -301,16 +306,19 @@ def _area(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from functools import partial
 
+    from .errors import DataError
     from .evaluation import evaluate
     from .evaluation.design import read_design
     from .evaluation.report import percent
     from .heads import HEADS
 
+    if args.labels and len(args.labels) > 1:
+        raise DataError("--labels: give one file, since its columns may say how the sample was drawn")
     table, y = _labelled_table(args)
     figures = evaluate(
         table, y, args.out, title=args.title, region=args.region, block=args.block, seeds=args.seeds,
         make_head=partial(HEADS[args.head], class_weight=args.class_weight), centre_by=args.centre_by,
-        design=read_design(args.labels, table.ids) if args.labels else None,
+        design=read_design(args.labels[0], table.ids) if args.labels else None,
         baselines=_baselines(args.imagery, table.info) if args.imagery else None, progress=not args.quiet,
     )  # fmt: skip
     for part, text in figures["left_out"].items():

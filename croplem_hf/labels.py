@@ -63,6 +63,22 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
     return labels
 
 
+def read_label_files(paths: Sequence[str | os.PathLike]) -> dict[str, str]:
+    """`read_labels` of several files together, such as the sheets of several rounds.
+
+    Raises:
+        DataError: as `read_labels`, or two files that label an item differently.
+    """
+    labels: dict[str, str] = {}
+    for path in paths:
+        found = read_labels(path)
+        for name, label in found.items():
+            if labels.get(name, label) != label:
+                raise DataError(f"{path}: {name!r} is {label!r} here and {labels[name]!r} in a file before")
+        labels |= found
+    return labels
+
+
 def read_columns(
     path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, list]:
@@ -258,5 +274,5 @@ def _text(value: object) -> str | None:
 
 __all__ = [
     "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns",
-    "read_ids", "read_labels", "rows_where", "select_where", "spatial_blocks",
+    "read_ids", "read_label_files", "read_labels", "rows_where", "select_where", "spatial_blocks",
 ]  # fmt: skip

@@ -100,6 +100,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from .data.files import check_ending
+
+    check_ending(args.picture, ".png")
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the index holds no images")
     if args.field and not args.scene:

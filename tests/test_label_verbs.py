@@ -406,3 +406,29 @@ def test_sample_embed_fit_map(tmp_path, capsys, monkeypatch):
     assert main(["map", str(tmp_path / "nowhere"), str(tmp_path / "m.tif"), "--head", str(tmp_path / "head")]) == 1
     assert main(["map", str(scene), str(tmp_path / "m.tif"), "--head", str(tmp_path / "nothing")]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 2 and not (tmp_path / "m.tif").exists()
+
+
+def test_the_sheets_of_several_rounds_are_taken_together(pool, tmp_path, capsys):
+    table, truth = pool
+    items = list(truth.items())
+    first = write_labels(tmp_path / "first.csv", items[:30])
+    second = write_labels(tmp_path / "second.csv", items[20:60])
+    assert main(["fit", table, "--labels", first, "--labels", second, str(tmp_path / "head")]) == 0
+    assert sum(LogisticHead.load(tmp_path / "head").n_labels_) == 60
+    other = write_labels(tmp_path / "other.csv", [(items[3][0], "something else")])
+    assert main(["fit", table, "--labels", first, "--labels", other, str(tmp_path / "head")]) == 1
+    assert f"other.csv: {items[3][0]!r} is 'something else' here" in capsys.readouterr().err
+    report = ["--out", str(tmp_path / "report"), "--quiet"]
+    assert main(["evaluate", table, "--labels", first, "--labels", second, *report]) == 1
+    assert "give one file" in capsys.readouterr().err
+
+
+def test_a_table_of_labels_is_never_replaced_by_a_picture_or_a_report(pool, tmp_path, capsys):
+    table, truth = pool
+    labels = write_labels(tmp_path / "labels.csv", truth.items())
+    before = (tmp_path / "labels.csv").read_bytes()
+    out = ["--out", str(tmp_path / "next.csv"), "--images", str(tmp_path), "--picture", labels]
+    assert main(["suggest", table, *out]) == 1 and "give it a name that ends in .png" in capsys.readouterr().err
+    assert main(["area", str(tmp_path / "map.tif"), "--labels", labels, "--out", labels]) == 1
+    assert "give it a name that ends in .json" in capsys.readouterr().err
+    assert (tmp_path / "labels.csv").read_bytes() == before

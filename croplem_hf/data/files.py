@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import DataError
+
 GENERATED = "GENERATED.txt"
 """A folder with this file holds invented data."""
 
@@ -25,6 +27,16 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_ending(path: str | os.PathLike | None, ending: str) -> None:
+    """Refuse to write a file under a name with another ending, so that nobody's table is replaced by a slip.
+
+    Raises:
+        DataError: another ending.
+    """
+    if path is not None and Path(path).suffix.lower() != ending:
+        raise DataError(f"{path}: would become a {ending[1:].upper()} file; give it a name that ends in {ending}")
+
+
 def entry_kind(entry: os.DirEntry) -> str | None:
     """What an entry of a folder is: "folder", "file", or None, such as a link that leads nowhere or to itself."""
     try:
@@ -33,4 +45,4 @@ def entry_kind(entry: os.DirEntry) -> str | None:
         return None
 
 
-__all__ = ["GENERATED", "entry_kind", "write_aside"]
+__all__ = ["GENERATED", "check_ending", "entry_kind", "write_aside"]

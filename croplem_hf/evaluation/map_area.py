@@ -35,8 +35,8 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
         biased); `hectares` of the whole map, `strata` and `outside` (labels where the map has no data).
 
     Raises:
-        DataError: no such map, no such columns, labels that were picked by a strategy, too few labels in a stratum, or
-            none on the map.
+        DataError: no such map, no such columns, labels that were picked by a strategy, too few labels in a stratum,
+            none on the map, or none of its classes.
     """
     cells = read_columns(labels_path, ("lon", "lat", "label"), COLUMNS)
     rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
@@ -53,6 +53,9 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
     if not on_map.all():
         _log.warning("%d of %d labels lie where %s has no data; left out", (~on_map).sum(), len(keep), map_path)
     truth, mapped = truth[on_map], np.array(names)[codes[on_map]]
+    if not set(truth) & set(names):
+        found = ", ".join(sorted(set(truth))[:5])
+        raise DataError(f"{labels_path}: labels are {found}, the classes of {map_path} {', '.join(names)}; none agrees")
     weights, strata = given.weights[keep][on_map], given.strata[keep][on_map]
     if (weights == 1).all():
         strata, sizes = mapped, {name: n for name, n in zip(names, hectares, strict=True) if n > 0}

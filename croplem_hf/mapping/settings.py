@@ -69,10 +69,10 @@ def map_settings(scene: Scene, embedder: Embedder, head: Head) -> MapSettings:
         pooling_name(info.get("pooling")),
         info.get("truncate_dim"),
     )
-    head.check_settings(embedder.info(unit, **settings.encode))
-    if unit not in ("series", "patch"):
+    if unit not in ("series", "patch", None):
         remedy = "; such a head tells the class of whole fields: predict from embeddings of fields" * (unit == "field")
         raise DataError(f"the head was fitted on embeddings of unit {unit!r}, a map needs 'series' or 'patch'{remedy}")
+    head.check_settings(embedder.info(unit, **settings.encode))
     if height is None or width is None:
         raise DataError("the head was fitted on patches of several or unknown sizes; fit it on patches of one size")
     if height > scene.height or width > scene.width:

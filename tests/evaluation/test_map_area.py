@@ -100,3 +100,10 @@ def test_refuses_what_is_no_sample(world, tmp_path, caplog):
     (tmp_path / "bad.tif").write_text("no map")
     with pytest.raises(DataError, match="bad.tif: cannot be read"):
         map_area(tmp_path / "bad.tif", tmp_path / "s.csv")
+
+
+def test_labels_of_other_classes_are_refused(world, tmp_path):
+    path, _, _, places, labels = world
+    numbers = np.where(labels == "crop", "1", "0")
+    with pytest.raises(DataError, match="labels are 0, 1, the classes of .*map.tif crop, other; none agrees"):
+        map_area(path, write_sample(tmp_path / "s.csv", places, numbers, path))
