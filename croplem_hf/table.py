@@ -131,7 +131,7 @@ def read_batches(path: str | os.PathLike, rows: int) -> Iterator[tuple[list[str]
     try:
         file = open_table(path)
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-        for batch in file.iter_batches(rows, columns=columns):
+        for batch in _batches(file, rows, columns):
             ids = _ids(path, batch["id"], start)
             vectors = _vectors(path, pa.table(batch), ids)
             width = width or vectors.shape[1]
@@ -141,6 +141,18 @@ def read_batches(path: str | os.PathLike, rows: int) -> Iterator[tuple[list[str]
             start += len(ids)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _batches(file: pq.ParquetFile, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """At most `rows` at a time. One call for the whole file would keep what it has read until its end."""
+    sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+    first = 0
+    while first < len(sizes):
+        end = first + 1
+        while end < len(sizes) and sum(sizes[first : end + 1]) <= rows:
+            end += 1
+        yield from file.iter_batches(rows, columns=columns, row_groups=list(range(first, end)))
+        first = end
 
 
 def read_info(path: str | os.PathLike, file: pq.ParquetFile) -> dict:

@@ -378,3 +378,21 @@ def test_what_is_no_table_is_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CropLEMError, match=r"e\.parquet: not a readable Parquet file"):
             read_table(path)
+
+
+@pytest.mark.parametrize(("group", "rows"), [(1000, 5000), (1000, 700), (100_000, 5000)])
+def test_batches_of_a_large_table_hold_little_of_it(tmp_path, group, rows):
+    vectors = np.random.default_rng(0).standard_normal((60_000, 32)).astype(np.float32)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 32)
+    table = pa.table({"id": [f"i{k}" for k in range(60_000)], "embedding": flat})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=group, compression="none", use_dictionary=False)
+    del flat, table
+    before, most, start = pa.total_allocated_bytes(), 0, 0
+    for ids, found in read_batches(tmp_path / "t.parquet", rows):
+        assert 0 < len(ids) <= rows and ids[0] == f"i{start}"
+        assert np.array_equal(found, vectors[start : start + len(ids)])
+        start += len(ids)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert start == 60_000
+    # Of 8 MB; a single group has to be read as it is.
+    assert group > 60_000 or most < 4e6
