@@ -137,12 +137,13 @@ def _model(path: Path) -> Part:
 
 
 def _head(path: Path) -> Part:
-    from .heads import LogisticHead
+    from .heads import load_head
 
-    head = LogisticHead.load(path)
+    head = load_head(path)
     facts = {
-        "classes": dict(zip(map(str, head.classes_), head.n_labels_.tolist(), strict=True)), "dim": head.n_features_in_,
-        "calibrated": head.calibrated_, "temperature": head.temperature_, "info": head.info_, "patch": head.patch_,
+        "type": type(head).__name__, "dim": head.n_features_in_, "info": head.info_, "patch": head.patch_,
+        "classes": dict(zip(map(str, head.classes_), head.n_labels_.tolist(), strict=True)),
+        "calibrated": head.calibrated_, "calibration": head.calibration, "temperature": head.temperature_,
     }  # fmt: skip
     return Part("head", path, {name: path / name for name in PATTERNS["head"]}, facts, _recorded(head.info_))
 
@@ -171,10 +172,11 @@ def _embeddings(path: Path) -> Part:
     from .table import open_table, read_batches, read_info
 
     file = open_table(path)
-    rows = sum(len(ids) for ids, _ in read_batches(path, 65536))
+    rows = width = 0
+    for ids, vectors in read_batches(path, 65536):
+        rows, width = rows + len(ids), vectors.shape[1]
     info = read_info(path, file)
     columns = {field.name: str(field.type) for field in file.schema_arrow}
-    width = next(len(vectors[0]) for _, vectors in read_batches(path, 1))
     facts = {"rows": rows, "dim": width, "columns": columns, "info": info}
     there = [name for name in LICENCE_COLUMNS if name in columns]
     licences = _recorded(info) | _of_columns(file.read(columns=there))

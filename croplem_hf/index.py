@@ -32,7 +32,14 @@ from .hub import fetch
 from .index_build import PRESETS, build_parts, embedding_width, read_metadata, unit_vectors
 from .index_files import free_folder, read_folder, write_folder
 from .index_halves import HalvesFile, in_memory, new_halves, take_halves
-from .table import SETTINGS, EmbeddingsTable, check_unique, content_hash_of_blocks, open_table, read_batches
+from .table import (
+    EmbeddingsTable,
+    check_unique,
+    content_hash_of_blocks,
+    different_settings,
+    open_table,
+    read_batches,
+)
 
 # Up to here exact search answers in milliseconds and needs no training.
 EXACT_BELOW = 100_000
@@ -345,7 +352,7 @@ class EmbeddingIndex:
         Raises:
             CheckpointError: naming the settings that differ.
         """
-        different = [key for key in SETTINGS if info.get(key) != self.info.get(key)]
+        different = different_settings(info, self.info)
         if different:
             raise CheckpointError(
                 f"these vectors differ from the index in {', '.join(different)}; embed them with the model and "

@@ -8,11 +8,11 @@ import numpy as np
 from .embedding import Embedder
 from .embedding_options import pooling_name
 from .errors import CheckpointError, DataError
+from .geodesy import kilometres
 from .index import EmbeddingIndex
 
 logger = logging.getLogger(__name__)
 
-EARTH_RADIUS = 6_371_009.0
 """Mean radius in metres (IUGG)."""
 WITHIN = 1000.0
 """Metres: what lies farther from a place is not what is there."""
@@ -42,9 +42,10 @@ def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float =
     if not {"lon", "lat"} <= set(names) or not there.any():
         raise DataError(f"the items of the index have no places (lon, lat); found columns {', '.join(names)}")
     rows = np.flatnonzero(there)
-    far = distance(lon, lat, lons[rows], lats[rows])
+    places = np.stack([lons[rows], lats[rows]], axis=1)
+    far = 1000 * kilometres(places, np.array([lon, lat]))
     nearest = far.argmin()
-    least, same = far[nearest], distance(lons[rows][nearest], lats[rows][nearest], lons[rows], lats[rows]) <= TOGETHER
+    least, same = far[nearest], 1000 * kilometres(places, places[nearest]) <= TOGETHER
     ids = index.metadata["id"].take(rows[same]).to_pylist()
     if least > within:
         raise DataError(
@@ -52,13 +53,6 @@ def nearest_items(index: EmbeddingIndex, lon: float, lat: float, within: float =
             f"than {within:g} m; longitude comes first, and --within allows more"
         )
     return list(zip(ids, far[same].tolist(), strict=True))
-
-
-def distance(lon: float, lat: float, lons: np.ndarray, lats: np.ndarray) -> np.ndarray:
-    """Metres on a sphere (haversine formula) from a place to others, all in degrees."""
-    lon, lat, lons, lats = (np.radians(value) for value in (lon, lat, lons, lats))
-    half = np.sin((lats - lat) / 2) ** 2 + np.cos(lat) * np.cos(lats) * np.sin((lons - lon) / 2) ** 2
-    return 2 * EARTH_RADIUS * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
 
 
 def settings_of(index: EmbeddingIndex) -> dict:
@@ -171,5 +165,5 @@ def _warn_of_sizes(index: EmbeddingIndex, samples: Sequence[dict]) -> None:
 
 
 __all__ = [
-    "WITHIN", "check_unit", "distance", "embed_queries", "field_options", "nearest_items", "settings_of",
+    "WITHIN", "check_unit", "embed_queries", "field_options", "nearest_items", "settings_of",
 ]  # fmt: skip

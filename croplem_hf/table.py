@@ -61,6 +61,11 @@ class EmbeddingsTable:
         return {key: self.info[key] for key in SETTINGS if key in self.info}
 
 
+def different_settings(info: dict, other: dict) -> list[str]:
+    """Names of the settings that keep vectors of two tables from being compared; `info` of both."""
+    return [key for key in SETTINGS if info.get(key) != other.get(key)]
+
+
 def content_hash(ids: Sequence[str], vectors: np.ndarray) -> str:
     """SHA-256 over ids (N) and float32 vectors (N, D), in their order."""
     return content_hash_of_blocks(ids, vectors.shape, [vectors])
@@ -214,5 +219,5 @@ def _vectors(path: Path, table: pa.Table, ids: list[str]) -> np.ndarray:
 
 __all__ = [
     "COLUMNS", "EmbeddingsTable", "SCALE", "SETTINGS", "check_unique", "content_hash", "content_hash_of_blocks",
-    "open_table", "read_batches", "read_info", "read_table",
+    "different_settings", "open_table", "read_batches", "read_info", "read_table",
 ]  # fmt: skip

@@ -14,8 +14,9 @@ from PIL import Image
 from croplem_hf import EmbeddingIndex, EmbeddingsTable, generate_scene, generate_sen12ms, open_scene, read_table
 from croplem_hf.cli import main
 from croplem_hf.errors import DataError
+from croplem_hf.geodesy import kilometres
 from croplem_hf.pictures import CELL
-from croplem_hf.similar import distance, nearest_items
+from croplem_hf.similar import nearest_items
 
 
 def run(capsys, *argv):
@@ -67,10 +68,9 @@ def patches(tmp_path_factory):
 
 
 def test_distances_are_those_of_a_sphere():
-    assert distance(0, 0, np.array([90.0, 0, 180]), np.array([0.0, 90, 0])) == pytest.approx(
-        np.pi / 2 * 6_371_009 * np.array([1, 1, 2])
-    )
-    assert distance(179.999, 10, np.array([-179.999]), np.array([10.0]))[0] == pytest.approx(219, abs=1)
+    found = kilometres(np.array([[90.0, 0], [0, 90], [180, 0]]), np.zeros(2))
+    assert found == pytest.approx(np.pi / 2 * 6_371.009 * np.array([1, 1, 2]))
+    assert 1000 * kilometres(np.array([[-179.999, 10.0]]), np.array([179.999, 10]))[0] == pytest.approx(219, abs=1)
 
 
 def table_of(lon, lat):

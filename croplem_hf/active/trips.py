@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import DataError
-
-EARTH_RADIUS_KM = 6371.0
+from ..geodesy import kilometres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +73,4 @@ class Trips:
         return price
 
 
-def kilometres(places: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Great-circle distance of degrees (n, 2) to one place (2,), float64 (n,), by the haversine formula."""
-    lon, lat = np.radians(places).T
-    lon0, lat0 = np.radians(place)
-    half = np.sin((lat - lat0) / 2) ** 2 + np.cos(lat) * np.cos(lat0) * np.sin((lon - lon0) / 2) ** 2
-    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(half, 1)))
-
-
-__all__ = ["Trips", "kilometres"]
+__all__ = ["Trips"]

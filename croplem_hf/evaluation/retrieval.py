@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from ..errors import DataError
 
@@ -46,9 +47,7 @@ def retrieval(
     block = np.arange(len(y)) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
     if not len(X) == len(y) == len(regions) == len(block):
         raise DataError(f"{len(X)} embeddings, {len(y)} classes, {len(regions)} regions and {len(block)} blocks differ")
-    vectors = np.asarray(X, np.float32) - np.mean(X, axis=0, dtype=np.float64).astype(np.float32)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors / np.where(length > 0, length, 1)
+    vectors = normalize(np.asarray(X, np.float32) - np.mean(X, axis=0, dtype=np.float64).astype(np.float32))
     asked = np.sort(np.random.default_rng(seed).permutation(len(y))[:queries])
     found = {name: np.full((len(asked), 2), np.nan) for name in ("within", "across")}
     for start in range(0, len(asked), PIECE):

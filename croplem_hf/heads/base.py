@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import CheckpointError, DataError
-from ..table import SETTINGS
+from ..table import different_settings
 from .calibrate import CALIBRATIONS, apply_isotonic, fit_isotonic, fit_temperature, held_out_scores
 from .conformal import ConformalSets
 
@@ -168,7 +168,7 @@ class Head(ClassifierMixin, BaseEstimator):
             CheckpointError: naming the settings that differ.
         """
         check_is_fitted(self)
-        different = [key for key in SETTINGS if info.get(key) != self.info_.get(key)]
+        different = different_settings(info, self.info_)
         if different:
             raise CheckpointError(
                 f"these embeddings differ from those of the head in {', '.join(different)}; embed with the model and "

@@ -48,14 +48,14 @@ def fit_head(
         raise DataError("no row of the table has a label; a head needs labels of two classes at least")
     groups = spatial_blocks(table, block)
     groups = None if groups is None else groups[rows]
-    X, scaler = table.vectors[rows], None
+    X, centre = table.vectors[rows], None
     if centre_by is not None:
         regions = region_names(table, centre_by)
-        scaler = RegionCentre().fit(table.vectors, regions)
-        X = scaler.transform(X, regions[rows])
+        centre = RegionCentre().fit(table.vectors, regions)
+        X = centre.transform(X, regions[rows])
     head = HEADS[kind](**parameters).fit(X, np.array(y[rows].tolist()), groups)
     head.neighbourhood_ = LabelledNeighbourhood().fit((X - head.mean_) / head.scale_, groups, head.random_state)
-    head.regions_, head.info_, head.content_hash_ = scaler, table.info, table.content_hash
+    head.regions_, head.info_, head.content_hash_ = centre, table.info, table.content_hash
     for column in PATCH:
         if column in table.metadata.column_names:
             values = set(table.metadata[column].take(pa.array(rows)).to_pylist())

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 
 from .base import Head
-from .vectors import unit_vectors
+from .directions import directions
 
 NEAR = 1e-3
 """Cosine distances below this count as this: the weight of a neighbour is one over its distance."""
@@ -44,12 +44,12 @@ class KNNHead(Head):
         self.random_state = random_state
 
     def _learn(self, Z: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> None:
-        self.vectors_, self.codes_, self.votes_ = unit_vectors(Z), codes.astype(np.int64), weight
+        self.vectors_, self.codes_, self.votes_ = directions(Z), codes.astype(np.int64), weight
         self.n_classes_ = np.array([codes.max() + 1])
 
     def _scores(self, Z: np.ndarray) -> np.ndarray:
         k, classes = min(self.n_neighbors, len(self.codes_)), int(self.n_classes_[0])
-        similar, rows = faiss.knn(unit_vectors(Z), self.vectors_, k, metric=faiss.METRIC_INNER_PRODUCT)
+        similar, rows = faiss.knn(directions(Z), self.vectors_, k, metric=faiss.METRIC_INNER_PRODUCT)
         near = self.votes_[rows] / np.maximum(1 - similar.astype(np.float64), NEAR)
         votes = np.stack([np.where(self.codes_[rows] == code, near, 0).sum(axis=1) for code in range(classes)], axis=1)
         return np.log(k * votes / votes.sum(axis=1, keepdims=True) + 1 / classes)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from .vectors import unit_vectors
+from .directions import directions
 
 ROWS = 2_000
 LEVEL = 0.05
@@ -25,7 +25,7 @@ class LabelledNeighbourhood:
         """Learn from standardised embeddings (n, D) and their spatial blocks."""
         own = np.arange(len(Z)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         rows = np.sort(np.random.default_rng(seed).permutation(len(Z))[:ROWS])
-        self.vectors_ = unit_vectors(np.asarray(Z)[rows])
+        self.vectors_ = directions(np.asarray(Z)[rows])
         similar = self.vectors_ @ self.vectors_.T
         similar[own[rows][:, None] == own[rows]] = -1
         self.distances_ = np.sort(1 - similar.max(axis=1).astype(np.float64))
@@ -33,7 +33,7 @@ class LabelledNeighbourhood:
 
     def typical(self, Z: np.ndarray) -> np.ndarray:
         """Share of labelled rows that are at least as far from their nearest other one, float64 (M,)."""
-        similar, _ = faiss.knn(unit_vectors(Z), self.vectors_, 1, metric=faiss.METRIC_INNER_PRODUCT)
+        similar, _ = faiss.knn(directions(Z), self.vectors_, 1, metric=faiss.METRIC_INNER_PRODUCT)
         # Float32: a row that is labelled itself is not farther than its own copy.
         distance = 1 - similar[:, 0].astype(np.float64) - 1e-6
         return 1 - np.searchsorted(self.distances_, distance, side="left") / len(self.distances_)

@@ -60,7 +60,7 @@ class RegionCentre:
         return X - self.mean_[places]
 
     def only(self, name: str, X: np.ndarray | None = None) -> "RegionCentre":
-        """A scaler for one region: a known one, or any by its embeddings float (M, D)."""
+        """The centre of one region: a known one, or any by its embeddings float (M, D)."""
         if X is None and name not in self.names_:
             self.transform(np.empty((1, len(self.all_))), [name])
         one = RegionCentre()
@@ -78,10 +78,10 @@ class RegionCentre:
     @classmethod
     def of_tensors(cls, names: Sequence[str], tensors: dict[str, np.ndarray]) -> "RegionCentre":
         """What `tensors` and `names_` gave."""
-        scaler = cls()
-        scaler.names_ = list(names)
-        scaler.mean_, scaler.all_ = tensors["region_mean"], tensors["region_all"]
-        return scaler
+        centre = cls()
+        centre.names_ = list(names)
+        centre.mean_, centre.all_ = tensors["region_mean"], tensors["region_all"]
+        return centre
 
     def _of(self, X: np.ndarray) -> np.ndarray:
         share = len(X) / (len(X) + SHRINK)

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from croplem_hf.active import MISSING, CoverageBandit, RandomSampling, Trips
 from croplem_hf.active.coverage import lazy_greedy, region_weights
 from croplem_hf.active.skill import cross_validated_skill
-from croplem_hf.active.trips import kilometres
 from croplem_hf.errors import CheckpointError, DataError
+from croplem_hf.geodesy import kilometres
 
 
 def clusters(sizes, dim=16, spread=0.4, seed=0):

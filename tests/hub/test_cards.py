@@ -10,6 +10,7 @@ from things import write_table
 
 from croplem_hf import CheckpointError, DataError, EmbeddingIndex, read_table
 from croplem_hf.cli import main
+from croplem_hf.heads import HEADS
 from croplem_hf.hub import prepare
 
 
@@ -169,3 +170,12 @@ def test_the_command_shows_what_would_go(things, capsys):
     assert capsys.readouterr().err.endswith("give --licence, such as cc-by-4.0, or --licence other\n")
     assert main([*command, "--notes", "/no/such/file"]) == 1
     assert "no such file of notes" in capsys.readouterr().err
+
+
+def test_heads_of_every_kind_can_be_pushed(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    y = np.where(X[:, 0] > 0, "crop", "other")
+    for kind in HEADS.values():
+        kind().fit(X, y).save(tmp_path / "head")
+        assert "| crop |" in prepare("head", tmp_path / "head", "me/x", licence="mit").card
