@@ -97,6 +97,10 @@ def add_verbs(verb) -> None:
     area.add_argument("map", metavar="MAP.tif", type=Path, help="map that `croplem map` wrote")
     text = "lon, lat and label of random places that were not in training"
     area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help=text)
+    text = "polygons such as districts, for which areas are estimated too (.gpkg, .geojson, .shp, .parquet)"
+    area.add_argument("--units", type=Path, metavar="UNITS", help=text)
+    area.add_argument("--unit-column", metavar="COLUMN", help="column of UNITS that names them (default: id)")
+    area.add_argument("--crs", help="coordinate system of UNITS, where the file does not say")
     area.add_argument("--out", type=Path, metavar="AREA.json", help="write the figures too")
 
 
@@ -292,11 +296,14 @@ def _map(args: argparse.Namespace) -> None:
 
 def _area(args: argparse.Namespace) -> None:
     from .data.files import check_ending
+    from .errors import DataError
     from .evaluation.map_area import area_lines, map_area
     from .evaluation.report import write_json
 
     check_ending(args.out, ".json")
-    found = map_area(args.map, args.labels)
+    if args.units is None and (args.unit_column or args.crs):
+        raise DataError("--unit-column and --crs tell of --units; give that too")
+    found = map_area(args.map, args.labels, args.units, args.unit_column, args.crs)
     if args.out:
         write_json(args.out, found)
     print(f"{found['n']} labels, strata: {found['strata']}")
