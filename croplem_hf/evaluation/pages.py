@@ -50,9 +50,9 @@ def _summary(figures: Mapping) -> str:
             means = [percent(account["spread"][HEADLINE].get("mean")) for account in (within, transfer)]
             cuts = [percent(account["spread"]["balanced_accuracy"].get("mean")) for account in (within, transfer)]
             lines.append(
-                f"In these boxes all rows count alike; where all regions do, AUC is {means[0]} with local labels and {means[1]} "
-                f"without, and balanced accuracy {cuts[0]} and {cuts[1]}. Between the best and the worst region "
-                f"without local labels lie {percent(worst['gap'])} points of AUC."
+                f"In these boxes all rows count alike; where all regions do, AUC is {means[0]} with local labels and "
+                f"{means[1]} without, and balanced accuracy {cuts[0]} and {cuts[1]}. Between the best and the worst "
+                f"region without local labels lie {percent(worst['gap'])} points of AUC."
             )
         lines += _unproven(transfer, "Without local labels")
     else:
