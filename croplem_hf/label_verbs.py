@@ -41,6 +41,8 @@ def add_verbs(verb) -> None:
     text = "price of a kilometre between the places of a batch, so that they gather in trips (columns lon, lat)"
     suggest.add_argument("--per-km", type=_number, default=0.0, metavar="PRICE", help=text)
     suggest.add_argument("--budget", type=_number, metavar="MONEY", help="most that the batch may cost")
+    text = "embeddings of the place to be predicted, where nothing can be labelled: covers that instead of EMBEDDINGS"
+    suggest.add_argument("--target", type=Path, metavar="TARGET.parquet", help=text)
     suggest.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
     suggest.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
 
@@ -171,12 +173,13 @@ def _suggest(args: argparse.Namespace) -> None:
     from .data.files import check_ending
     from .errors import DataError
     from .labels import rows_where
+    from .table import read_table
 
     check_ending(args.picture, ".png")
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the table holds no images")
-    priced = args.cost is not None or args.per_km or args.budget is not None
-    if args.validation and (args.state or priced or args.explore is not None or args.strategy != "bandit"):
+    steered = args.cost is not None or args.per_km or args.budget is not None or args.explore is not None
+    if args.validation and (args.state or steered or args.target or args.strategy != "bandit"):
         raise DataError("--validation is a random sample: what steers a choice does not go with it")
     table, y = _labelled_table(args)
     kept = _ids_of(args.validation_sheet, table)
@@ -192,7 +195,7 @@ def _suggest(args: argparse.Namespace) -> None:
         picks = suggest(
             table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, exclude=excluded,
             explore=args.explore, cost=args.cost, per_km=args.per_km, budget=args.budget, state=args.state,
-            out=args.out,
+            target=read_table(args.target) if args.target else None, out=args.out,
         )  # fmt: skip
     known = sum(label is not None for label in y)
     what = "to validate with" if args.validation else "to label next"

@@ -99,7 +99,7 @@ def test_dropquery_asks_for_rows_as_easily_lost(pool):
     clf, rng = classifier(X, y), np.random.default_rng(0)
     best, changed = clf.predict(X), np.zeros(800)
     for _ in range(200):
-        # As the paper does it: what is left grows fourfold. Theirs leaves it as it is.
+        # What is left grows fourfold, as in dropout; theirs leaves it as it is.
         changed += clf.predict(np.where(rng.random(X.shape) < 0.75, 0, 4 * X)) != best
     mine = [changed[DropQuerySampling(seed=seed).query(X, y, batch_size=BATCH)].mean() for seed in range(10)]
     others = []
