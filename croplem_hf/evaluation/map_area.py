@@ -189,7 +189,7 @@ def area_lines(found: dict) -> Iterator[str]:
 def _unit_lines(units: Sequence[dict]) -> Iterator[str]:
     yield ""
     yield (
-        f"{'unit':20} {'class':16} {'labels':>6} {'mapped, ha':>12} {'area, ha (95 %)':>30} "
+        f"{'unit':20} {'class':16} {'labels':>6} {'mapped, ha':>12} {'direct, ha (95 %)':>30} "
         f"{'synthetic, ha (95 %)':>30}"
     )
     for unit in units:
@@ -201,9 +201,10 @@ def _unit_lines(units: Sequence[dict]) -> Iterator[str]:
             )
     yield "synthetic: assumes that each class of the map is wrong as often in the unit as in the whole map"
     for unit in units:
-        for kind, name in (("no_direct", "area"), ("no_synthetic", "synthetic area")):
-            if unit[kind]:
-                yield f"{unit['unit']}: no {name}: {unit[kind]}"
+        for reason in dict.fromkeys((unit["no_direct"], unit["no_synthetic"])):
+            names = [name for name in ("direct", "synthetic") if unit[f"no_{name}"] == reason]
+            if reason:
+                yield f"{unit['unit']}: no {' or '.join(names)} estimate: {reason}"
         if 0 < unit["covered"] < 0.99:
             yield f"{unit['unit']}: the map has data for {100 * unit['covered']:.0f} % of it, and figures hold for that"
 

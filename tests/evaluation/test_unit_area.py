@@ -145,8 +145,8 @@ def test_districts_over_a_map(districts, tmp_path, capsys):
     assert found["west"]["covered"] == pytest.approx(1) and found["east"]["covered"] == pytest.approx(1 / 3)
     assert found["corner"]["hectares"] == pytest.approx(0.09) and found["corner"]["classes"][0]["direct"] is None
     assert "east: the map has data for 33 % of it" in text
-    assert "away: no area: the map has no data in it" in text
-    assert f"corner: no area: {found['corner']['n']} labelled places in it, 30 at least are needed" in text
+    assert "away: no direct or synthetic estimate: the map has no data in it" in text
+    assert f"corner: no direct estimate: {found['corner']['n']} labelled places in it, 30 at least are needed" in text
 
 
 def test_units_in_degrees_count_the_same_pixels(districts, tmp_path):
