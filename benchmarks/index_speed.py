@@ -3,8 +3,9 @@
     python benchmarks/index_speed.py --vectors ../shared/tools/make_vectors.py [--json FILE] [--large 10000000]
 
 VECTORS is a Python file with `make_vectors(n, n_queries, seed)` -> unit vectors (n, D) and queries. Rounds of all are
-interleaved, each of at least a second in batches of 1,000 queries, none of them twice. `--large N` also builds an index of N vectors from a table on disk, in a process of its own, whose peak
-memory is what the system counts for it, the mapped file included; the table takes 4 N D bytes in the working folder.
+interleaved, each of at least a second in batches of 1,000 queries, none of them twice. `--large N` also builds an index
+of N vectors from a table on disk, in a process of its own, whose peak memory is what the system counts for it, the
+mapped file included; the table takes 4 N D bytes in the working folder.
 
 Keys: recall_at_10, speedup_vs_exact, bytes_per_vector_ratio (of float32) of the default, the same with `compact_` of
 the other preset, and peak_rss_gb_1e7 (of --large).
