@@ -109,8 +109,9 @@ class CropLEMEmbeddings(nn.Module):
 
     def channels(self, sensor: str, x: SensorInput) -> tuple[torch.Tensor, torch.Tensor]:
         """-> bands and indices (B, T, C + K, H, W), 0 where nothing is to be seen; bool, where something is."""
-        measured = x.measured if x.hidden is None else x.measured & ~x.hidden[..., None, None]
-        values = x.values.masked_fill(~measured, 0)
+        bands = x.bands if x.hidden is None else x.bands & ~x.hidden
+        measured = x.valid[:, :, None] & bands[..., None, None]
+        values = torch.where(measured, x.values, 0)
         if sensor == "s2" and self.pairs:
             mean, std = (values.new_tensor(v) for v in (self.config.s2_mean, self.config.s2_std))
             index, both = normalised_differences(values, measured, self.pairs, mean, std)
@@ -476,21 +477,26 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
         encoded = self.croplem(**inputs, gsd=gsd, patch_size=p, noise=noise, hidden_bands=hidden, **kwargs)
         predicted = self.decoder(encoded, present, sensors, gsd, p)
 
-        out, losses, start = {}, [], 0
+        out, losses, counts, start = {}, [], [], 0
         for sensor, x in sensors.items():
             b, t, c, h, w = x.values.shape
             rows, cols = x.grid(p)
             masked = encoded.mask[:, start : start + t * rows * cols].bool().reshape(b, t, rows, cols)
             masked = masked.repeat_interleave(p, dim=-2).repeat_interleave(p, dim=-1)  # (B, T, H, W)
-            target = x.measured & (masked[:, :, None] | hidden[sensor][..., None, None])
+            # Few passes over all values: this is what a step takes more than that of a ViTMAE.
+            masked = (x.valid & masked)[:, :, None] & x.bands[..., None, None]
+            target = torch.where(hidden[sensor][..., None, None], x.valid[:, :, None], masked)
             truth = smooth_radar(x) if sensor == "s1" and p == 1 else x.values
-            error = (predicted[sensor].float() - truth.float()).masked_fill(~target, 0)
-            losses.append(error.square().sum() / target.sum().clamp(min=1))
+            told, count = predicted[sensor].float(), target.sum()
+            # What is no target has no error, being compared with itself.
+            truth = torch.where(target, truth.float(), told.detach())
+            losses.append(nn.functional.mse_loss(told, truth, reduction="sum") / count.clamp(min=1))
+            counts.append(count > 0)
             height, width = inputs[f"{sensor}_values"].shape[-2:]
             out[f"{sensor}_reconstruction"] = predicted[sensor][..., :height, :width]
             out[f"{sensor}_target"] = target[..., :height, :width]
             start += t * rows * cols
-        counts = torch.stack([out[f"{s}_target"].any() for s in sensors]).to(losses[0].dtype)
+        counts = torch.stack(counts).to(losses[0].dtype)
         out["reconstruction_loss"] = (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
         loss = self.config.reconstruction_weight * out["reconstruction_loss"]
         whole = inputs | {"gsd": gsd, "patch_size": p}
