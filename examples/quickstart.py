@@ -1,13 +1,12 @@
 """The quickstart of the README, as it stands there: embeddings of images, of radar alone, and nearest neighbours.
 
-Run it in an empty folder; it invents a sample there. For your own data put your folder in the place of `images`. It takes
-some 20 s on one core.
+Run it in an empty folder: it invents a sample there and takes some 10 s on one core. For your own data put your folder
+in the place of `images`.
 """
-
 
 from croplem_hf import Embedder, EmbeddingIndex, generate_sen12ms, open_source
 
-images = generate_sen12ms("sample")                  # or your SEN12MS folder, series table, metadata.csv
+images = generate_sen12ms("sample", scenes=2)        # or your SEN12MS folder, series table, metadata.csv
 source = open_source(images)
 embedder = Embedder.from_pretrained("croplem/mae-s1s2")
 
