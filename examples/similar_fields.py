@@ -52,7 +52,7 @@ def main() -> None:
     queries = [table.ids[row] for row in np.linspace(0, len(table) - 1, 6)[1:-1].astype(int)]
     found = index.query(ids=queries, k=6)
     for query, ids, scores in zip(queries, found.ids, found.scores, strict=True):
-        likes = ", ".join(f"{name} {score:.2f}" for name, score in zip(ids, scores, strict=True) if name != query)
+        likes = ", ".join(f"{name} {score:.2f}" for name, score in zip(ids, scores, strict=True))
         print(f"like {query}: {likes}")
     draw_similar(SceneFields(scene, polygons), queries, found, args.out / "similar.png")
     print(f"{len(table)} fields; picture in {args.out / 'similar.png'}")

@@ -124,7 +124,8 @@ def test_similar_fields_draws_a_sheet(tmp_path):
     said = run("similar_fields.py", tmp_path, "--size", 96)
     table = read_table(tmp_path / "similar-fields" / "fields.parquet")
     assert table.info["unit"] == "field" and f"{len(table)} fields" in said and said.count("like field") == 4
-    assert Image.open(tmp_path / "similar-fields" / "similar.png").width > 600
+    with Image.open(tmp_path / "similar-fields" / "similar.png") as sheet:
+        assert sheet.width > 600
 
 
 @pytest.mark.slow
