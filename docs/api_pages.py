@@ -45,9 +45,10 @@ def write_api_pages(folder: Path) -> None:
         if last in getattr(importlib.import_module(package), "__all__", ()):
             about += "\n   :no-index:"  # a function of the package has the name of this module
         (folder / f"{module}.rst").write_text(_page(module, about, module, new))
-    about = "What ``import croplem_hf`` gives. Further names stand in its modules.\n\n.. toctree::\n\n   modules"
+    about = "What ``import croplem_hf`` gives. Further names stand in its :doc:`modules <modules>`.\n\n"
+    about += ".. toctree::\n   :hidden:\n\n   modules"
     (folder / "index.rst").write_text(_page("API", about, "croplem_hf", names))
-    lines = ["Modules", "=======", "", ".. toctree::", "   :maxdepth: 1", ""]
+    lines = ["Modules", "=======", "", ".. toctree::", "   :titlesonly:", ""]
     lines += [f"   {module}" for module in sorted(pages)]
     (folder / "modules.rst").write_text("\n".join(lines) + "\n")
 
@@ -57,8 +58,10 @@ def _page(title: str, about: str, module: str, names: list[str]) -> str:
     documented = ModuleAnalyzer.for_module(module).find_attr_docs()
     for name in names:
         value = getattr(importlib.import_module(module), name)
-        if _is_code(value):
-            lines += [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {name}", ""]
+        if inspect.isclass(value):
+            lines += [f".. autoclass:: {name}", *["   :show-inheritance:"] * (value.__bases__ != (object,)), ""]
+        elif inspect.isroutine(value):
+            lines += [f".. autofunction:: {name}", ""]
         elif ("", name) in documented:
             lines += [f".. autodata:: {name}", "   :no-value:", ""]
         else:

@@ -31,7 +31,7 @@ myst_enable_extensions = ["colon_fence"]
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
@@ -39,6 +39,7 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_rtype = False
 
 
 def as_rst(app, what, name, obj, options, lines):
@@ -50,6 +51,15 @@ def as_rst(app, what, name, obj, options, lines):
         if out and not out[-1].strip() and len(line) - len(line.lstrip()) >= margin + 4 and before.strip() != "::":
             out += [" " * margin + "::", ""]
         out.append(line)
+    if what in ("data", "attribute", "property") and out:
+        # Napoleon would take what stands before a colon in the first line for a type: a sign that looks like one.
+        out[0] = out[0].replace(": ", "\N{RATIO} ")
+    if "Attributes:" in out:
+        # "a_, b_: text" would be b_ of type a_.
+        start = out.index("Attributes:")
+        several = re.compile(r"^ +\w+(?:, \w+)+:")
+        out[start:] = [several.sub(lambda names: names[0].replace(", ", ","), line) for line in out[start:]]
+    out = [re.sub(r"\*\*[^*]+\*\*", lambda bold: bold[0].replace("`", ""), line) for line in out]
     lines[:] = [re.sub(r"(?<![\w`\\])([A-Za-z]\w*)_(?![\w`])", r"\1\\_", line) for line in out]
 
 
