@@ -4,7 +4,7 @@ A validation sample is drawn at random before anything else and its labels are f
 next places, learns from the labels that came, and is tested on the sample. All state lies on disk: the sheets of the
 rounds, the bandit's memory, the embeddings. Stop it anywhere; the same command goes on.
 
-As it stands it labels an invented sample by its own truth, the "oracle"; one minute on one core. For your own data give
+As it stands it labels an invented sample by its own truth, the "oracle"; half a minute on one core. For your own data give
 SRC (anything that `croplem embed` takes) and fill in the column `label` of the sheet that it asks for, by hand or on
 the ground, then start it again.
 

@@ -3,7 +3,7 @@
 A head learns what 80 m around a labelled point look like, and the map asks it everywhere. Counting the pixels of a map
 gives biased areas; labels of places drawn at random over the map correct that and give the error.
 
-As it stands it invents a scene and takes labels from its own truth; some 40 s on one core. For your own data:
+As it stands it invents a scene and takes labels from its own truth; some 15 s on one core. For your own data:
 --scene, a folder with the metadata.csv of its rasters (docs/imagery.md); --points, a CSV of labelled points (columns
 lon,lat,label); --sample, another of points that were drawn at random over the scene, for the areas alone.
 
