@@ -4,9 +4,9 @@ A validation sample is drawn at random before anything else and its labels are f
 next places, learns from the labels that came, and is tested on the sample. All state lies on disk: the sheets of the
 rounds, the bandit's memory, the embeddings. Stop it anywhere; the same command goes on.
 
-As it stands it labels an invented sample by its own truth, the "oracle"; half a minute on one core. For your own data give
-SRC (anything that `croplem embed` takes) and fill in the column `label` of the sheet that it asks for, by hand or on
-the ground, then start it again.
+As it stands it labels an invented sample by its own truth, the "oracle"; half a minute on one core. For your own data
+give SRC (anything that `croplem embed` takes), fill in the column `label` of the sheet that it asks for, and start it
+again.
 
     python examples/campaign.py [SRC] [--rounds 4] [--batch 10] [--validation 40] [--out campaign]
 """
@@ -17,15 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from croplem_hf import (
-    Embedder,
-    fit_head,
-    generate_sen12ms,
-    match_labels,
-    open_source,
-    read_labels,
-    read_table,
-)
+from croplem_hf import Embedder, fit_head, generate_sen12ms, match_labels, open_source, read_labels, read_table
 from croplem_hf.active.suggest import draw_validation, suggest
 from croplem_hf.data.files import write_aside
 from croplem_hf.evaluation.design import read_design

@@ -1,9 +1,8 @@
 """Crop type of Kenyan fields from 400 labels: which fields to visit, and what the head is worth where none was visited.
 
 Each of the four tiles is left out in turn: 400 labels are bought in the other three, once chosen by the bandit and once
-at random, and a head is tested on the tile that no label comes from. For places without labels random choice may well be
-the better one: look before you choose. At the end one head is fitted on labels of all tiles, and the crop of the fields
-without a label is predicted.
+at random, and a head is tested on the tile that no label comes from: there random choice may well be the better one. At
+the end one head is fitted on labels of all tiles, and the crop of the fields without a label is predicted.
 
 As it stands it invents fields in the layout of the real data (some three minutes on one core; its figures mean
 nothing). For your own copy of Kenya CV4A (doi 10.34911/RDNT.DW605X, CC-BY-SA-4.0, any of its three layouts) give its

@@ -16,15 +16,7 @@ from rasterio.features import shapes
 from rasterio.warp import transform_geom
 from scipy import ndimage
 
-from croplem_hf import (
-    Embedder,
-    EmbeddingIndex,
-    SceneFields,
-    embed_fields,
-    generate_scene,
-    open_scene,
-    read_polygons,
-)
+from croplem_hf import Embedder, EmbeddingIndex, SceneFields, embed_fields, generate_scene, open_scene, read_polygons
 from croplem_hf.pictures import draw_similar
 
 
