@@ -39,6 +39,8 @@ STRATEGIES = {
     "bandit": lambda seed: CoverageBandit(seed=seed),
     "bandit, frozen prior": lambda seed: CoverageBandit(seed=seed, learn=False),
 }
+TARGETED = "bandit, target"
+"""Sees the embeddings of the region left out, if there is one: rows that are not tested on, where there are such."""
 
 
 def test_head(classes: int):
@@ -48,7 +50,7 @@ def test_head(classes: int):
 
 def measure(make, names: list[str], seeds: range, jobs: int, folder: Path | None) -> tuple[list[dict], dict]:
     """Replay strategies on one pool -> records, and what all labels of the pool would give."""
-    strategies = {name: STRATEGIES[name] for name in names}
+    strategies = {name: STRATEGIES[name] for name in names if name != TARGETED}
     pool = make()
     head = test_head(len(np.unique(pool.y)))
     drawn = [(seed, part, rows, test) for seed in seeds for part, rows, test in pool.splits(seed)]
@@ -56,6 +58,11 @@ def measure(make, names: list[str], seeds: range, jobs: int, folder: Path | None
     budgets = [budget for budget in BUDGETS if budget <= 0.8 * size]
     records, full = [], []
     for seed, part, rows, test in drawn:
+        apart = np.setdiff1d(pool.regions[test], pool.regions[rows])
+        if TARGETED in names and len(apart):
+            there = np.setdiff1d(np.flatnonzero(np.isin(pool.regions, apart)), test)
+            target = pool.X[there if len(there) else test]
+            strategies[TARGETED] = lambda seed, target=target: CoverageBandit(target=target, seed=seed)
         found = replay(
             pool.X, pool.y, strategies, pool=rows, test=test, budgets=budgets, seeds=[seed], regions=pool.regions,
             head=head, jobs=jobs, record_file=None if folder is None else folder / f"{seed} {part}.jsonl",
@@ -145,7 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--embeddings", type=Path, metavar="TABLE", help="embedded series; without it, scikit-learn's")
     parser.add_argument("--pools", nargs="+", metavar="NAME", help="some of the pools (default: all)")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES), metavar="NAME")
+    parser.add_argument("--strategies", nargs="+", choices=[*STRATEGIES, TARGETED], metavar="NAME",
+                        default=[*STRATEGIES, TARGETED])  # fmt: skip
     parser.add_argument("--kenya", action="store_true", help="add invented fields in Kenya's layout, embedded here")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=100)

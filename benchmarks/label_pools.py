@@ -31,8 +31,8 @@ class LabelledPool:
     splits: Callable[[int], Iterator[Split]]
 
 
-def digits() -> LabelledPool:
-    """Digits seen in five orientations, one a region: 50, 25, 12, 8 and 5 % of the rows."""
+def digits(kind: str = "within") -> LabelledPool:
+    """Digits seen in five orientations, one a region: 50, 25, 12, 8 and 5 % of the rows; each row is a block."""
     data = load_digits()
     region = np.random.default_rng(0).choice(5, len(data.target), p=SHARES)
     turned = [
@@ -40,7 +40,10 @@ def digits() -> LabelledPool:
     ]
     X = np.array(turned, np.float32).reshape(len(region), -1)
     names = np.array([f"region {number}" for number in region])
-    return LabelledPool(X, data.target, names, lambda seed: by_blocks(names, np.arange(len(names)), seed, 0.8))
+    blocks = np.arange(len(names))
+    if kind == "left out":
+        return LabelledPool(X, data.target, names, lambda seed: left_out(names, blocks, seed))
+    return LabelledPool(X, data.target, names, lambda seed: by_blocks(names, blocks, seed, 0.8))
 
 
 def breast_cancer() -> LabelledPool:
@@ -122,7 +125,7 @@ def kenya(fields: int = 1_150) -> LabelledPool:
 
 def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:
     """A maker for every pool by name; without an embeddings table those of scikit-learn alone."""
-    made = {"digits": digits, "breast cancer": breast_cancer}
+    made = {"digits": digits, "digits, region left out": lambda: digits("left out"), "breast cancer": breast_cancer}
     if path is None:
         return made
     africa, itu = ["dea_cropmask_2019"], ["itu_cropland_2023"]

@@ -41,6 +41,8 @@ def add_verbs(verb) -> None:
     text = "price of a kilometre between the places of a batch, so that they gather in trips (columns lon, lat)"
     suggest.add_argument("--per-km", type=_number, default=0.0, metavar="PRICE", help=text)
     suggest.add_argument("--budget", type=_number, metavar="MONEY", help="most that the batch may cost")
+    text = "embeddings of the place to be predicted, where nothing can be labelled: covers that instead of EMBEDDINGS"
+    suggest.add_argument("--target", type=Path, metavar="TARGET.parquet", help=text)
     suggest.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
     suggest.add_argument("--images", metavar="SRC", help="where the items come from, for --picture")
 
@@ -97,6 +99,10 @@ def add_verbs(verb) -> None:
     area.add_argument("map", metavar="MAP.tif", type=Path, help="map that `croplem map` wrote")
     text = "lon, lat and label of random places that were not in training"
     area.add_argument("--labels", type=Path, required=True, metavar="SAMPLE.csv", help=text)
+    text = "polygons such as districts, for which areas are estimated too (.gpkg, .geojson, .shp, .parquet)"
+    area.add_argument("--units", type=Path, metavar="UNITS", help=text)
+    area.add_argument("--unit-column", metavar="COLUMN", help="column of UNITS that names them (default: id)")
+    area.add_argument("--crs", help="coordinate system of UNITS, where the file does not say")
     area.add_argument("--out", type=Path, metavar="AREA.json", help="write the figures too")
 
 
@@ -167,12 +173,13 @@ def _suggest(args: argparse.Namespace) -> None:
     from .data.files import check_ending
     from .errors import DataError
     from .labels import rows_where
+    from .table import read_table
 
     check_ending(args.picture, ".png")
     if args.picture and not args.images:
         raise DataError("--picture needs --images SRC: the table holds no images")
-    priced = args.cost is not None or args.per_km or args.budget is not None
-    if args.validation and (args.state or priced or args.explore is not None or args.strategy != "bandit"):
+    steered = args.cost is not None or args.per_km or args.budget is not None or args.explore is not None
+    if args.validation and (args.state or steered or args.target or args.strategy != "bandit"):
         raise DataError("--validation is a random sample: what steers a choice does not go with it")
     table, y = _labelled_table(args)
     kept = _ids_of(args.validation_sheet, table)
@@ -188,7 +195,7 @@ def _suggest(args: argparse.Namespace) -> None:
         picks = suggest(
             table, y, args.n, strategy=args.strategy, region=args.region, seed=args.seed, exclude=excluded,
             explore=args.explore, cost=args.cost, per_km=args.per_km, budget=args.budget, state=args.state,
-            out=args.out,
+            target=read_table(args.target) if args.target else None, out=args.out,
         )  # fmt: skip
     known = sum(label is not None for label in y)
     what = "to validate with" if args.validation else "to label next"
@@ -292,11 +299,14 @@ def _map(args: argparse.Namespace) -> None:
 
 def _area(args: argparse.Namespace) -> None:
     from .data.files import check_ending
+    from .errors import DataError
     from .evaluation.map_area import area_lines, map_area
     from .evaluation.report import write_json
 
     check_ending(args.out, ".json")
-    found = map_area(args.map, args.labels)
+    if args.units is None and (args.unit_column or args.crs):
+        raise DataError("--unit-column and --crs tell of --units; give that too")
+    found = map_area(args.map, args.labels, args.units, args.unit_column, args.crs)
     if args.out:
         write_json(args.out, found)
     print(f"{found['n']} labels, strata: {found['strata']}")

@@ -39,12 +39,13 @@ from .training_files import (
     load_averages,
     load_optimizer,
     locked,
+    optimizer_tensors,
     read_state,
     rotate,
     save_checkpoint,
     tidy_folder,
 )
-from .training_outputs import Outputs
+from .training_outputs import Outputs, WholeModel
 from .training_setup import (
     build_accelerator,
     build_model,
@@ -53,6 +54,7 @@ from .training_setup import (
     open_data,
     read_targets,
 )
+from .training_sharding import gather
 from .training_signals import catch_signals, leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
         clear_run(out, fresh=resume is False)  # not before what could be wrong was read
     elif is_main:
         rotate(out, config.keep_checkpoints)  # a kill after the last checkpoint may have left more
+    whole = WholeModel(model, accelerator)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, config))
     plain = accelerator.unwrap_model(model, keep_torch_compile=True)
     if checkpoint is not None:
@@ -115,18 +118,19 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(record["scaler"])
     average = None
-    if is_main and config.ema_decay is not None:
+    if config.ema_decay is not None and (is_main or whole.sharded):
         average = WeightAverage(plain, config.ema_decay, None if checkpoint is None else load_averages(checkpoint))
+    whole.follow(plain, average)
     if config.trackers in (None, ["tensorboard"]):
         # TensorBoard would keep settings in a folder of their own, another one at every start.
         accelerator.init_trackers("pretraining")
     else:
         accelerator.init_trackers("pretraining", config={k: str(v) for k, v in config_record(config).items()})
     logger.info(
-        "%s processes: %d (%s, precision: %s), %d items, %d batches of %d an epoch, %.4g epochs; step %d of %d",
+        "%s processes: %d (%s%s, precision: %s), %d items, %d batches of %d an epoch, %.4g epochs; step %d of %d",
         "start:" if checkpoint is None else f"resume from {checkpoint}:", ranks, device.type,
-        accelerator.mixed_precision, plan.items, plan.batches_per_epoch, config.batch_size,
-        config.steps * accumulation / plan.batches_per_epoch, state.step, config.steps,
+        ", FSDP" if whole.sharded else "", accelerator.mixed_precision, plan.items, plan.batches_per_epoch,
+        config.batch_size, config.steps * accumulation / plan.batches_per_epoch, state.step, config.steps,
     )  # fmt: skip
 
     batches = TrainingBatches(
@@ -141,20 +145,23 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     ))  # fmt: skip
 
     def save() -> None:
+        states = gather(optimizer_tensors(plain, optimizer), keep=is_main)
         if is_main:
             position = state.step * accumulation
             content = dataclasses.asdict(state) | {
                 "epoch": position // plan.batches_per_epoch, "next_batch": position % plan.batches_per_epoch,
-                "seed": config.seed, "world_size": ranks, "mixed_precision": accelerator.mixed_precision, "data": data,
+                "seed": config.seed, "world_size": ranks, "sharded": whole.sharded,
+                "mixed_precision": accelerator.mixed_precision, "data": data,
                 "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
                 "config": config_record(config),
             }  # fmt: skip
             folder = out / "checkpoints" / f"step-{state.step:08d}"
-            save_checkpoint(folder, plain, processor, optimizer, content, average and average.averages)
+            averages = whole.average and whole.average.averages
+            save_checkpoint(folder, whole.model, processor, states, content, averages)
             rotate(out, config.keep_checkpoints)
         accelerator.wait_for_everyone()
 
-    outputs = Outputs(config, plain, processor, average, sources, plan) if is_main else None
+    outputs = Outputs(config, whole.model, processor, whole.average, sources, plan) if is_main else None
     files = RunFiles(out, state.step) if is_main else None
     result, bad, tried, waited, steps_timed = "finished", 0, 0, 0.0, 0
     begin = mark = time.monotonic()
@@ -215,6 +222,10 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
             steps_timed += 1
             last = state.step == config.steps
             due = config.probe is not None and (state.step % config.probe_every == 0 or last)
+            draw = state.step % config.picture_every == 0 or last
+            keep = state.step % config.checkpoint_every == 0 or last or result != "finished"
+            if due or draw or keep:
+                whole.refresh()
             scored = {"probe": outputs.score(state.step)} if due and is_main else {}
             if is_main and (state.step % config.log_every == 0 or due or last):
                 seconds = time.monotonic() - mark
@@ -234,9 +245,9 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
             if state.step % config.log_every == 0:
                 state.loss_sum, state.loss_count = 0.0, 0
                 mark, waited, steps_timed = time.monotonic(), 0.0, 0
-            if is_main and (state.step % config.picture_every == 0 or last):
+            if is_main and draw:
                 outputs.draw(state.step)
-            if state.step % config.checkpoint_every == 0 or last or result != "finished":
+            if keep:
                 save()
             result = "finished" if last else result
 

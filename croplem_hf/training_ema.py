@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from .training_sharding import scatter_like
+
 
 class WeightAverage:
     """Average of a model's parameters over optimiser steps, in float32 on the device of each.
@@ -22,7 +24,7 @@ class WeightAverage:
         self.decay = decay
         self._parameters = dict(model.named_parameters())
         self.averages = {
-            name: (p.detach() if averages is None else averages[name]).to(p.device, torch.float32, copy=True)
+            name: (p.detach() if averages is None else scatter_like(averages[name], p)).to(torch.float32, copy=True)
             for name, p in self._parameters.items()
         }
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from .errors import CheckpointError
 from .model import CropLEMForPreTraining, CropLEMImageProcessor
 from .training_config import TrainingConfig
+from .training_sharding import is_sharded, scatter_like
 
 logger = logging.getLogger(__name__)
 
@@ -109,22 +110,29 @@ def save_checkpoint(
     folder: Path,
     model: CropLEMForPreTraining,
     processor: CropLEMImageProcessor,
-    optimizer,
+    optimizer: dict[str, torch.Tensor],
     record: dict,
     averages: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write model, processor, optimiser, averaged weights if there are, and `state.json`; all of it or nothing."""
+    """Write model, processor, optimiser, averaged weights if there are, and `state.json`; all of it or nothing.
+
+    All tensors are whole; `optimizer` holds those of `optimizer_tensors`.
+    """
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
-    tensors = {f"{name}/{key}": value.contiguous() for name, state in states.items() for key, value in state.items()}
-    save_file(tensors, partial / "optimizer.safetensors")
+    save_file({key: value.contiguous() for key, value in optimizer.items()}, partial / "optimizer.safetensors")
     if averages is not None:
         save_file(averages, partial / "ema.safetensors")
     (partial / "state.json").write_text(json.dumps(record, indent=1))
     replace_folder(partial, folder)
+
+
+def optimizer_tensors(model: CropLEMForPreTraining, optimizer) -> dict[str, torch.Tensor]:
+    """State of an optimiser by PARAMETER/KIND, in the order of the parameters; scattered where they are."""
+    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
+    return {f"{name}/{kind}": value for name, state in states.items() for kind, value in state.items()}
 
 
 def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) -> None:
@@ -139,7 +147,7 @@ def load_optimizer(checkpoint: Path, model: CropLEMForPreTraining, optimizer) ->
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
         # AdamW counts its steps on the CPU.
-        value = value if kind == "step" else value.to(parameters[name].device)
+        value = value if kind == "step" else scatter_like(value, parameters[name])
         optimizer.state.setdefault(parameters[name], {})[kind] = value
 
 
@@ -197,6 +205,11 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
             "batches, %d samples a process instead of %d, but with other masks, so not bit by bit",
             record["world_size"], accelerator.num_processes, record["step"] + 1,
             config.batch_size // accelerator.num_processes, config.batch_size // record["world_size"],
+        )  # fmt: skip
+    if record.get("sharded", False) != is_sharded(accelerator):
+        logger.warning(
+            "the checkpoint was written %s FSDP, now it is the other way: the run goes on, but not bit by bit",
+            "with" if record["sharded"] else "without",
         )  # fmt: skip
     return RunState(record["step"], record["loss_sum"], record["loss_count"]), record
 
@@ -305,5 +318,6 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
 
 __all__ = [
     "LOG_COLUMNS", "RunFiles", "RunState", "best_score", "checkpoints_in", "config_record", "load_averages",
-    "load_optimizer", "locked", "clear_run", "tidy_folder", "read_state", "rotate", "save_checkpoint", "save_model",
+    "load_optimizer", "locked", "clear_run", "tidy_folder", "optimizer_tensors", "read_state", "rotate",
+    "save_checkpoint", "save_model",
 ]  # fmt: skip

@@ -1,9 +1,13 @@
 """What a pretraining run shows of its model while it goes: pictures, the probe's score, and models that are kept."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from accelerate import Accelerator
 
 from .data.plan import BatchPlan
 from .model import CropLEMForPreTraining, CropLEMImageProcessor
@@ -13,12 +17,50 @@ from .training_ema import WeightAverage
 from .training_files import best_score, config_record, save_model
 from .training_probe import Probe
 from .training_setup import mean_embedding, read_some
+from .training_sharding import gather, is_sharded
 
 logger = logging.getLogger(__name__)
 
 CENTRE_SAMPLES = 1024
 """Samples over which the mean embedding is taken for a model that is kept."""
 PICTURE_SAMPLES = 6
+
+
+class WholeModel:
+    """The model in training with all of its weights, for the main process to show and to save.
+
+    That is the model itself, but with FSDP a copy, which `refresh` brings up to date.
+
+    Args:
+        model: before `Accelerator.prepare`.
+        accelerator: the processes.
+    """
+
+    def __init__(self, model: CropLEMForPreTraining, accelerator: Accelerator):
+        self.is_main, self.sharded = accelerator.is_main_process, is_sharded(accelerator)
+        self.model = copy.deepcopy(model).to(accelerator.device) if self.sharded and self.is_main else model
+        self.average = self._plain = self._scattered = None
+
+    def follow(self, plain: CropLEMForPreTraining, average: WeightAverage | None) -> None:
+        """After `prepare`: the model in training, and the average of its weights, if there is one."""
+        self._plain, self._scattered = plain, average
+        if not self.sharded:
+            self.model, self.average = plain, average
+        elif self.is_main and average is not None:
+            self.average = WeightAverage(self.model, average.decay)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take in the weights as they are now; all processes call it together."""
+        if not self.sharded:
+            return
+        weights = gather(dict(self._plain.named_parameters()), keep=self.is_main)
+        averages = {} if self._scattered is None else gather(self._scattered.averages, keep=self.is_main)
+        if self.is_main:
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+        if self.average is not None:
+            self.average.averages = averages
 
 
 class Outputs:
@@ -78,4 +120,4 @@ class Outputs:
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
 
-__all__ = ["CENTRE_SAMPLES", "PICTURE_SAMPLES", "Outputs"]
+__all__ = ["CENTRE_SAMPLES", "PICTURE_SAMPLES", "Outputs", "WholeModel"]

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, ProjectConfiguration
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 from .augment import Augmentation, augment, draw_recipe
 from .data.plan import BatchPlan, read_layout, select_items
@@ -91,14 +92,21 @@ def check_processes(accelerator: Accelerator, config: TrainingConfig) -> None:
         )
     if config.batch_size % ranks:
         raise DataError(f"batch_size {config.batch_size} must be divisible by the number of processes, {ranks}")
-    if accelerator.distributed_type in (
-        DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA,
-    ):  # fmt: skip
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA):
         raise DataError(
-            f"{accelerator.distributed_type.value} is not supported: checkpoints here hold whole models, and every "
-            "size fits one GPU (activation_checkpointing: true saves memory); use --config_file "
-            "scripts/accelerate_ddp.yaml, or run `accelerate config` and choose plain data parallelism"
+            f"{kind.value} is not supported; use --config_file scripts/accelerate_ddp.yaml, or, for weights that one "
+            "GPU cannot hold, scripts/accelerate_fsdp.yaml"
         )
+    if kind == DistributedType.FSDP:
+        plugin = accelerator.state.fsdp_plugin
+        if getattr(plugin, "fsdp_version", 1) != 2:
+            raise DataError("FSDP is supported in its version 2 alone: set fsdp_version: 2 (accelerate 1.6 or later)")
+        if plugin.activation_checkpointing or isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            raise DataError(
+                "fsdp_activation_checkpointing and fsdp_offload_params are not supported; leave them out for the "
+                "launcher, and set activation_checkpointing: true in the configuration of the run"
+            )
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

@@ -317,7 +317,7 @@ def test_polygons_in_degrees_or_another_zone_are_the_same_fields(tmp_path, embed
     expected = vectors_of(embedder, scene, polygons(shapes))
     for crs in ("EPSG:4326", "EPSG:32737", "EPSG:3857"):
         target = CRS.from_user_input(crs)
-        moved = scene_fields._transformed(np.array(shapes, object), CRS.from_user_input(EPSG), target)
+        moved = scene_fields.transformed(np.array(shapes, object), CRS.from_user_input(EPSG), target)
         source = SceneFields(scene, polygons(list(moved), crs=crs), shrink=0)
         found = vectors_of(embedder, scene, source.polygons)
         for name in expected:
@@ -328,7 +328,7 @@ def test_polygons_in_degrees_or_another_zone_are_the_same_fields(tmp_path, embed
 def test_a_polygon_without_a_place_in_the_system_of_the_scene_stops_no_other(tmp_path, embedder):
     scene = make_scene(tmp_path, *ground(20, 20))
     degrees = CRS.from_epsg(4326)
-    near = scene_fields._transformed(np.array([box(5, 5, 4, 4)], object), CRS.from_user_input(EPSG), degrees)
+    near = scene_fields.transformed(np.array([box(5, 5, 4, 4)], object), CRS.from_user_input(EPSG), degrees)
     given = polygons([shapely.box(125, 0, 126, 1), near[0], shapely.box(10, 89, 11, 90)], crs="EPSG:4326")
     source, reasons = SceneFields(scene, given), {}
     assert list(vectors_of(embedder, scene, given)) == ["f1"]

@@ -66,6 +66,16 @@ def test_a_campaign_goes_on_with_the_labels_that_came(pool, tmp_path, capsys):
     assert "seed 0" in capsys.readouterr().err
 
 
+def test_a_target_is_covered_instead_of_the_table(pool, tmp_path):
+    table, truth = pool
+    cropland = tmp_path / "target.parquet"
+    rows = pq.read_table(table)
+    pq.write_table(rows.filter(pa.compute.equal(rows["label"], "cropland")), cropland)
+    out = tmp_path / "next.csv"
+    assert main(["suggest", table, "-n", "20", "--target", str(cropland), "--out", str(out)]) == 0
+    assert sum(truth[row["id"]] == "cropland" for row in read_rows(out)) >= 14
+
+
 def test_a_class_that_comes_later_does_not_renumber_the_others(pool, tmp_path):
     table, truth = pool
     rewards = []

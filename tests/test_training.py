@@ -599,6 +599,11 @@ def test_mixed_precision_and_a_single_patch_size(write):
     assert result == "finished"
     assert all(value.dtype == torch.float32 for value in tensors(out / "model").values())
     AcceleratorState._reset_state(reset_partial_state=True)
+    changes = {"mixed_precision": "no", "out": str(out.with_name("whole")), "log_every": 1}
+    _, whole = run(write(model=TINY | {"train_patch_sizes": [8]}, steps=3, **changes))
+    half, full = (float(rows_of(folder / "log.csv")[0]["loss"]) for folder in (out, whole))
+    assert half != full and half == pytest.approx(full, rel=0.02)
+    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(CheckpointError, match="mixed_precision"):
         run(write(mixed_precision="no", model=TINY | {"train_patch_sizes": [8]}, steps=3))
 

@@ -26,6 +26,7 @@ from croplem_hf.errors import CropLEMError, DataError
 from croplem_hf.training import load_bad_batch, load_config, main, train
 from croplem_hf.training_config import ProbeConfig
 from croplem_hf.training_ema import WeightAverage
+from croplem_hf.training_files import best_score
 from croplem_hf.training_probe import Probe
 from croplem_hf.training_setup import build_model, open_data
 
@@ -98,6 +99,58 @@ def test_a_probe_is_logged_changes_nothing_and_keeps_the_best(write, tmp_path, r
     assert list((out / "trackers").rglob("events.out.tfevents*"))
 
 
+@pytest.fixture
+def scores(monkeypatch):
+    """A probe that gives these scores in turn."""
+    scores = []
+
+    class Fake:
+        metric = "AUC"
+
+        def __init__(self, config):
+            pass
+
+        def score(self, model, processor):
+            return scores.pop(0)
+
+    monkeypatch.setattr("croplem_hf.training_outputs.Probe", Fake)
+    return scores
+
+
+def test_a_model_that_scores_less_does_not_replace_the_best(write, tmp_path, scores, caplog):
+    scores += [0.7, 0.5, 0.6]
+    settings = {"steps": 6, "probe_every": 2, "keep_best": True, "checkpoint_every": 2}
+    probe = {"path": "labelled.parquet", "label": "cropland", "group": "block"}
+    _, out = run(write(probe=probe, **settings))
+    best = json.loads((out / "best/probe.json").read_text())
+    assert (best["step"], best["value"]) == (2, 0.7)
+    kept, then = tensors(out / "best"), tensors(out / "checkpoints/step-00000002")
+    assert all(torch.equal(kept[key], then[key]) for key in then if not key.endswith("embedding_centre"))
+    # The score of another probe is no measure for this one.
+    assert best_score(out, best["probe"]) == 0.7
+    assert best_score(out, best["probe"] | {"samples": 5}) == float("-inf")
+    assert "chosen by another probe" in caplog.text
+
+
+def test_a_probe_compares_around_the_mean(monkeypatch):
+    """Far from the origin all directions are alike, and what tells the labels apart lies along the common one."""
+    side = np.repeat([-1.0, 1.0], 60)
+
+    class Source:
+        ids = [f"p{n}" for n in range(120)]
+
+        def __len__(self):
+            return 120
+
+        def columns(self):
+            return {"label": (side > 0).tolist(), "group": [str(n % 2) for n in range(120)]}
+
+    monkeypatch.setattr("croplem_hf.training_config.open_source", lambda *args, **kwargs: Source())
+    probe = Probe(ProbeConfig(path="x", label="label", group="group"))
+    vectors = np.stack([100 + side, np.random.default_rng(0).normal(size=120)], axis=1)[probe.rows]
+    assert all(probe._score(vectors, *fold) > 0.95 for fold in probe.folds)
+
+
 def test_no_group_of_a_probe_is_on_both_sides(real_data):
     for group, parts in (("block", 5), ("region", 2)):
         probe = Probe(ProbeConfig(**probe_of(real_data, group=group)))
@@ -145,6 +198,7 @@ def test_activation_checkpointing_changes_no_bit(write, tmp_path):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch, while it looks at inputs
 def test_compiled_layers_give_the_losses_of_the_others(write):
     models = [build_model(load_config(write(compile=compile)), None)[0] for compile in (False, True)]
+    torch._dynamo.utils.counters.clear()
     source = open_source(load_config(write()).sources[0].path)
     samples = CropLEMImageProcessor()([source[0], source[1]])
     for p in (8, 16):
@@ -152,6 +206,7 @@ def test_compiled_layers_give_the_losses_of_the_others(write):
         for loss in losses:
             loss.backward()
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 
 from ..errors import CheckpointError, DataError
 from .context import CONTEXT, contexts_of
-from .coverage import Space, draw_landmarks, lazy_greedy, region_weights
+from .coverage import LANDMARKS, Space, check_target, draw_landmarks, lazy_greedy, region_weights
 from .explain import Explanation, explain
 from .memory import Batch, describe_pool, read_state, write_state
 from .skill import cross_validated_skill
@@ -53,6 +53,9 @@ class CoverageBandit(Strategy):
     length one (raw cosines of such embeddings are all near one). The head sees the embeddings as they are.
     Rows that wait for their label count as covered and are not offered again, unless `candidates` names them.
 
+    With `target`, unlabelled embeddings of the place that is to be predicted, landmarks are drawn from it and not from
+    the pool: what is bought resembles what the head will be used on. Regions then have no weights.
+
     Args:
         regions: name of the region of every row (N,), or None for a single one.
         head: scikit-learn classifier with calibrated `predict_proba`, cloned and fitted to the bought labels in every
@@ -62,11 +65,13 @@ class CoverageBandit(Strategy):
         explore: share of a batch that is drawn at random, 0 to 1. With `trips` nothing is: chance buys what is dear.
         learn: whether labels change anything but the head; False keeps the prior of theta and g = 1.
         trips: prices of rows and of ways, `Trips`; all rows cost the same where None.
+        target: float (M, D), or None where the pool itself is to be predicted.
         seed: of landmarks, screened candidates and random rows.
 
     Attributes:
         explanations_: one `Explanation` for each row of the last query.
-        landmarks_, error_field_: int64 (M,) and float64 (M,), landmarks of the last query and the error expected there.
+        landmarks_, error_field_: int64 (M,) and float64 (M,), landmarks of the last query, numbered from N on where
+            they are of the target, and the error expected there.
         skill_: g of the last query.
         rewards_: float64 (n, 5), row, error, new coverage, reward, and 1 where chance drew it, of every label that came
             after being chosen.
@@ -88,6 +93,7 @@ class CoverageBandit(Strategy):
         explore: float = 0.0,
         learn: bool = True,
         trips: Trips | None = None,
+        target: np.ndarray | None = None,
         seed: int = 0,
     ):
         super().__init__(regions, seed)
@@ -99,6 +105,7 @@ class CoverageBandit(Strategy):
         self.explore = explore
         self.learn = learn
         self.trips = trips
+        self.target = target
         self.explanations_: list[Explanation] = []
         self.rewards_ = np.empty((0, 5))
         self.skill_ = 0.0
@@ -136,7 +143,7 @@ class CoverageBandit(Strategy):
         self._receive(pool.y)
         share = np.bincount(pool.region, minlength=len(pool.regions)) / len(pool.X)
         weight = region_weights(share, self.rho)
-        landmarks, stands_for = draw_landmarks(pool.region, share, rng)
+        landmarks, stands_for, served, space = self._landmarks(pool, share, weight, rng)
         # Every region gives as many as any other, or the smallest would have hardly a candidate in a large pool.
         count = min(max(SCREENED, pool.batch_size), len(pool.candidates))
         screened = stratified_rows(rng.permutation(pool.candidates), pool.region, np.zeros(len(share)), count, rng)
@@ -147,7 +154,6 @@ class CoverageBandit(Strategy):
         self.skill_ = 1.0
         if self.learn and head is not None:
             self.skill_ = cross_validated_skill(pool.X[pool.labelled], pool.y[pool.labelled], self.seed)
-        space = Space(pool.X, landmarks)
         known = np.flatnonzero(_marked(pool.y != MISSING, self.pending_, True))
         anchors = np.concatenate([known, drawn])
         if not len(anchors):
@@ -155,7 +161,7 @@ class CoverageBandit(Strategy):
         width = max(WIDTH * float(np.median(space.nearest(landmarks, anchors))), 1e-6)
 
         error = self._expected_error(contexts_of(pool, landmarks, space, known, head))
-        value = stands_for * error * weight[pool.region[landmarks]]
+        value = stands_for * error * served
         covered = np.zeros(len(landmarks))
         if len(known):
             covered = _kernel(space.nearest(landmarks, known) ** 2, width)
@@ -170,7 +176,8 @@ class CoverageBandit(Strategy):
             scores = self._expected_error(contexts_of(pool, screened, space, known, head))
             scores *= weight[pool.region[screened]]
             allowed = _marked(_marked(np.zeros(len(pool.X), bool), pool.candidates, True), drawn, False)
-            candidates = _shortlist(screened, scores, landmarks[allowed[landmarks]], left)
+            near = landmarks[allowed[landmarks]] if self.target is None else space.closest(landmarks, screened)
+            candidates = _shortlist(screened, scores, near, left)
         kernel = _kernel(space.squares(candidates, landmarks), width)
         trips = self.trips or Trips()
         places, gained, paid = lazy_greedy(kernel, covered, value, left, trips.prices(candidates), trips.budget)
@@ -185,11 +192,21 @@ class CoverageBandit(Strategy):
         self._remember(rows, contexts_of(pool, rows, space, known, head), gained @ stands_for, chance, pool, head)
         self.landmarks_, self.error_field_ = landmarks, error
         names = [pool.regions[number] for number in pool.region[rows]]
-        self.explanations_ = explain(
-            rows, gained, stands_for, error, weight[pool.region[landmarks]], names, chance, paid
-        )
+        self.explanations_ = explain(rows, gained, stands_for, error, served, names, chance, paid)
         self._round += 1
         return rows
+
+    def _landmarks(
+        self, pool: Pool, share: np.ndarray, weight: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Space]:
+        """Landmarks, the share that each stands for, the weights of their regions, and distances to them."""
+        if self.target is None:
+            landmarks, stands_for = draw_landmarks(pool.region, share, rng)
+            return landmarks, stands_for, weight[pool.region[landmarks]], Space(pool.X, landmarks)
+        target = check_target(self.target, pool.X.shape[1])
+        beyond = target[rng.permutation(len(target))[:LANDMARKS]].astype(np.float32)
+        landmarks, alike = len(pool.X) + np.arange(len(beyond)), np.ones(len(beyond))
+        return landmarks, alike / len(beyond), alike, Space(pool.X, landmarks, beyond)
 
     def _draw(self, pool: Pool, screened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Random rows for `explore` of the batch, equal in number over regions with the labels, and the rest."""
@@ -249,7 +266,7 @@ class CoverageBandit(Strategy):
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as one safetensors file with a JSON header, whole or not at all.
 
-        Loaded again, the bandit goes on bit by bit. The head, the regions of the rows and the trips are not in it.
+        Loaded again, the bandit goes on bit by bit. Head, regions of the rows, trips and target are not in it.
 
         Raises:
             DataError: there was no query yet, so that there is nothing to go on from.
@@ -270,8 +287,9 @@ class CoverageBandit(Strategy):
         regions: Sequence[str] | None = None,
         head: BaseEstimator | None = None,
         trips: Trips | None = None,
+        target: np.ndarray | None = None,
     ) -> "CoverageBandit":
-        """Read what `save` wrote; `regions`, `head` and `trips` are given as they were at construction.
+        """Read what `save` wrote; `regions`, `head`, `trips` and `target` are given as they were at construction.
 
         Raises:
             CheckpointError: the file is missing, damaged, foreign or of another format, or made with another head.
@@ -280,7 +298,7 @@ class CoverageBandit(Strategy):
         if about["head"] != repr(head):
             raise CheckpointError(f"{path}: was made with head {about['head']}, not {head!r}; give the same head")
         kept = {key: about[key] for key in ("rho", "alpha", "explore", "learn", "seed")}
-        bandit = cls(regions, head, trips=trips, **kept)
+        bandit = cls(regions, head, trips=trips, target=target, **kept)
         bandit._pool, bandit._round, bandit.class_names_ = about["pool"], about["round"], about["class_names"]
         bandit._precision, bandit._target, bandit.rewards_ = (arrays[key] for key in ("precision", "target", "rewards"))
         bandit._batches = batches
@@ -308,7 +326,7 @@ def _spread(chance: np.ndarray) -> np.ndarray:
 
 
 def _shortlist(screened: np.ndarray, scores: np.ndarray, landmarks: np.ndarray, count: int) -> np.ndarray:
-    """Random candidates, those of highest weight and the landmarks among them: enough for a batch of `count`."""
+    """Random candidates, those of highest weight, and landmarks or rows near them: enough for a batch of `count`."""
     chance = screened[: max(RANDOM_CANDIDATES, count)]
     top = screened[np.argsort(-scores, kind="stable")[:TOP_CANDIDATES]]
     return np.unique(np.concatenate([chance, top, landmarks]))

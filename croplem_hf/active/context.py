@@ -17,12 +17,12 @@ def contexts_of(
     constant: 1. margin: one minus the difference of the two best probabilities. doubt: one minus the best.
     distance: to the nearest of the rows `known`, halved. density: rank among the landmarks. rarity: of the classes that
     the head expects, one minus their number over that of the commonest. Without a head the second and third are 1,
-    without a known row the fourth is.
+    without a known row the fourth is. Rows beyond the pool (`Space`) are of no region.
     """
     context = np.zeros((len(rows), len(CONTEXT) + len(pool.regions)))
     context[:, :4] = 1
     if head is not None:
-        probability = head.predict_proba(pool.X[rows])
+        probability = head.predict_proba(space.take(rows))
         best = np.sort(probability, axis=1)[:, -2:]
         context[:, 1] = 1 - (best[:, 1] - best[:, 0])
         context[:, 2] = 1 - best[:, 1]
@@ -32,7 +32,8 @@ def contexts_of(
     if len(known):
         context[:, 3] = space.nearest(rows, known) / 2
     context[:, 4] = space.density(rows)
-    context[np.arange(len(rows)), len(CONTEXT) + pool.region[rows]] = 1
+    here = np.flatnonzero(rows < len(pool.X))
+    context[here, len(CONTEXT) + pool.region[rows[here]]] = 1
     return context
 
 

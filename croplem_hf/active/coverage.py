@@ -5,6 +5,8 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
+from ..errors import DataError
+
 LANDMARKS = 2_000
 LANDMARKS_PER_REGION = 10
 NEIGHBOURS = 10
@@ -82,19 +84,33 @@ def mean_row(X: np.ndarray) -> np.ndarray:
 
 
 class Space:
-    """Centred embeddings of length one, made for the rows that are asked for, and distances between them."""
+    """Centred embeddings of length one, made for the rows that are asked for, and distances between them.
 
-    def __init__(self, X: np.ndarray, landmarks: np.ndarray | None = None):
-        self.X = X
+    Rows of another place, `beyond` (B, D), are numbered from N on; both then count alike for the centre.
+    """
+
+    def __init__(self, X: np.ndarray, landmarks: np.ndarray | None = None, beyond: np.ndarray | None = None):
+        self.X, self.beyond = X, beyond
         self.mean = mean_row(X)
+        if beyond is not None:
+            self.mean = (self.mean + mean_row(beyond)) / 2
         if landmarks is not None:
             self.landmarks = landmarks
             self.marks = self.vectors(landmarks)
             self.ranks = np.sort(self._closeness(landmarks))
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Embeddings as they are, float32 (n, D)."""
+        there = rows >= len(self.X)
+        if not there.any():
+            return self.X[rows]
+        found = np.empty((len(rows), self.X.shape[1]), np.float32)
+        found[~there], found[there] = self.X[rows[~there]], self.beyond[rows[there] - len(self.X)]
+        return found
+
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n, D); a row that equals the mean stays zero."""
-        vectors = self.X[rows] - self.mean
+        vectors = self.take(rows) - self.mean
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1))
 
@@ -102,6 +118,10 @@ class Space:
         """Distance of each row to the nearest of `others`, float64 (n,), 0 to 2."""
         squares, _ = faiss.knn(self.vectors(rows), self.vectors(others), 1)
         return np.sqrt(np.maximum(squares[:, 0], 0).astype(np.float64))
+
+    def closest(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Those of `others` that are nearest to any of the rows, int64, rising."""
+        return np.unique(others[faiss.knn(self.vectors(rows), self.vectors(others), 1)[1]])
 
     def squares(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Squared distances, float32 (n, m)."""
@@ -121,6 +141,21 @@ class Space:
         return -np.sum(np.where(own, 0, squares), axis=1) / max(count - 1, 1)
 
 
+def check_target(target: np.ndarray, dimensions: int) -> np.ndarray:
+    """Embeddings of a place to be predicted, as an array.
+
+    Raises:
+        DataError: no rows, other dimensions than the pool, or values that are not finite.
+    """
+    target = np.asarray(target)
+    if target.ndim != 2 or target.dtype.kind not in "fiu" or not len(target) or target.shape[1] != dimensions:
+        raise DataError(f"target must be numbers (rows, {dimensions}), found {target.dtype} of shape {target.shape}")
+    bad = np.flatnonzero(~np.isfinite(target).all(axis=1))
+    if len(bad):
+        raise DataError(f"row {bad[0]} of target is not finite ({len(bad)} such rows); leave it out")
+    return target
+
+
 def draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Random rows that stand for the pool, some from every region, and the share of the pool that each stands for."""
     order = rng.permutation(len(region))
@@ -132,4 +167,6 @@ def draw_landmarks(region: np.ndarray, share: np.ndarray, rng: np.random.Generat
     return rows, (share / quota)[region[rows]]
 
 
-__all__ = ["LANDMARKS", "LANDMARKS_PER_REGION", "Space", "draw_landmarks", "lazy_greedy", "region_weights"]
+__all__ = [
+    "LANDMARKS", "LANDMARKS_PER_REGION", "Space", "check_target", "draw_landmarks", "lazy_greedy", "region_weights",
+]  # fmt: skip

@@ -76,11 +76,12 @@ def explain(
     ]
 
 
-def in_words(why: Explanation) -> str:
-    """What is covered, and what else made up at least a twentieth of the gain."""
+def in_words(why: Explanation, of: str = "pool") -> str:
+    """What is covered of the pool (or whatever `of` says), and what else made up at least a twentieth of the gain."""
+    share = f"covers {100 * why.new_coverage:.2g} % of the {of}"
     if why.by_chance:
-        return f"drawn by chance, to see what the choice would miss; covers {100 * why.new_coverage:.2g} % of the pool"
-    words = [f"covers {100 * why.new_coverage:.2g} % of the pool anew"]
+        return f"drawn by chance, to see what the choice would miss; {share}"
+    words = [f"{share} anew"]
     if why.uncertainty > 0.05 * why.gain:
         words.append(f"more errors are expected there than elsewhere ({why.error:.2f})")
     if why.region > 0.05 * why.gain:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import CheckpointError, DataError
 from ..labels import column_values, encode_labels
-from ..table import EmbeddingsTable
+from ..table import EmbeddingsTable, different_settings
 from .bandit import CoverageBandit
 from .baselines import (
     BadgeSampling,
@@ -54,6 +54,7 @@ def suggest(
     cost: str | None = None,
     per_km: float = 0.0,
     budget: float | None = None,
+    target: EmbeddingsTable | None = None,
     state: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
 ) -> list[dict]:
@@ -71,6 +72,8 @@ def suggest(
         explore: share of the batch that the bandit leaves to chance, 0 to 1; as before with a state, else 0, if None.
         cost, per_km, budget: metadata column of prices; price of a kilometre between the places of the batch, from the
             columns lon and lat; most that the batch may cost. See `Trips`; for the bandit alone.
+        target: unlabelled embeddings of the place that will be predicted, where none of it can be labelled: the bandit
+            covers that instead of the table. Give the same in every round.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
             does not offer again what waits for its label; written after the choice.
         out: CSV to write, and a GeoJSON beside it where all have lon and lat (`write_sheets`), before the state: what
@@ -84,20 +87,27 @@ def suggest(
     Raises:
         DataError: nothing left to choose, an unknown strategy, a state, prices or a share of chance with another
             strategy than the bandit, or prices or a share that are none.
-        CheckpointError: the state belongs to another pool, or is damaged.
+        CheckpointError: the state belongs to another pool, or is damaged, or the target was embedded otherwise.
     """
     if strategy not in STRATEGIES:
         raise DataError(f"strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}")
     priced = cost is not None or per_km or budget is not None
-    if strategy != "bandit" and (state is not None or priced or explore is not None):
-        what = "has a state" if state is not None else "counts prices" if priced else "has a share of chance"
+    what = {"has a state": state, "counts prices": priced or None, "has a share of chance": explore}
+    what["has a target"] = target
+    what = next((words for words, given in what.items() if given is not None), None)
+    if strategy != "bandit" and what:
         raise DataError(f"only the bandit {what}; leave that out with strategy {strategy!r}")
     known = table.metadata.column_names
     regions = None
     if region in known:
         regions = ["unknown" if name is None else name for name in column_values(table, region)]
     trips = _trips(table, cost, per_km, budget) if priced else None
-    extra = {"trips": trips} if strategy == "bandit" else {}
+    if target is not None:
+        different = different_settings(table.info, target.info)
+        if different:
+            raise CheckpointError(f"target and table differ in {', '.join(different)}; embed both alike")
+    goal = None if target is None else target.vectors
+    extra = {"trips": trips, "target": goal} if strategy == "bandit" else {}
     if state is not None and Path(state).exists():
         chooser = CoverageBandit.load(state, regions, **extra)
         if chooser.seed != seed:
@@ -129,7 +139,7 @@ def suggest(
             pick |= {"gain": why.gain, "coverage": why.coverage, "uncertainty": why.uncertainty}
             pick |= {"region_weighting": why.region, "expected_error": why.error}
             pick |= {"cost": why.cost} if priced else {}
-            pick |= {"reason": in_words(why)}
+            pick |= {"reason": in_words(why, "pool" if target is None else "target")}
     if out is not None:
         write_sheets(picks, out)
     if state is not None:

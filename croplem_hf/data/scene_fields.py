@@ -151,11 +151,11 @@ class SceneFields:
         problems = dict(self.polygons.problems)
         there = np.flatnonzero([g is not None for g in given])
         local = np.full(n, None, object)
-        local[there] = _transformed(given[there], self.polygons.crs, self._local)
+        local[there] = transformed(given[there], self.polygons.crs, self._local)
         there = there[np.isfinite(shapely.bounds(local[there])).all(axis=1)]
         area, bounds = np.zeros(n), np.full((n, 4), np.nan)
         area[there] = shapely.area(local[there]) / 1e4
-        middle = _transformed(shapely.centroid(given[there]), self.polygons.crs, CRS.from_epsg(4326))
+        middle = transformed(shapely.centroid(given[there]), self.polygons.crs, CRS.from_epsg(4326))
         centre = np.full((n, 2), np.nan)
         centre[there] = shapely.get_coordinates(middle)
         target = CRS.from_user_input(self.scene.crs)
@@ -171,10 +171,10 @@ class SceneFields:
                 shrunk[k] = None
             there = np.flatnonzero([g is not None for g in shrunk])
             pixels = np.full(n, None, object)
-            pixels[there] = _transformed(shrunk[there], self._local, target)
+            pixels[there] = transformed(shrunk[there], self._local, target)
         else:
             pixels = np.full(n, None, object)
-            pixels[there] = _transformed(given[there], self.polygons.crs, target)
+            pixels[there] = transformed(given[there], self.polygons.crs, target)
         there = there[np.isfinite(shapely.bounds(pixels[there])).all(axis=1)]
         if len(there):
             pixels[there] = shapely.transform(pixels[there], self._to_pixels)
@@ -352,7 +352,7 @@ class SceneFields:
         return sample | {"coverage": looked_at, "attributes": self.polygons.attributes[row]}
 
 
-def _transformed(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
+def transformed(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
     """Geometries in another coordinate system; of those that have no place there the coordinates become infinite."""
     if source == target or not len(geometries):
         return geometries
@@ -363,7 +363,7 @@ def _transformed(geometries: np.ndarray, source: CRS, target: CRS) -> np.ndarray
         if len(geometries) == 1:
             return shapely.transform(geometries, lambda xy: np.full(xy.shape, np.inf))
         middle = len(geometries) // 2
-        parts = [_transformed(part, source, target) for part in (geometries[:middle], geometries[middle:])]
+        parts = [transformed(part, source, target) for part in (geometries[:middle], geometries[middle:])]
         return np.concatenate(parts)
 
 
@@ -372,4 +372,4 @@ def _points(xy: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
     return np.stack([xs, ys], axis=1).astype(np.float64).reshape(-1, 2)
 
 
-__all__ = ["TOKENS_PER_FIELD", "FieldWindow", "SceneFields", "coverage", "lattice", "patch_weights"]
+__all__ = ["TOKENS_PER_FIELD", "FieldWindow", "SceneFields", "coverage", "lattice", "patch_weights", "transformed"]

@@ -85,21 +85,26 @@ def area_from_counts(counts: np.ndarray, sizes: Sequence[float], classes: Sequen
     return area_estimates(mapped, reference, mapped, dict(zip(names, sizes, strict=True)))
 
 
+def total_error(values: np.ndarray, strata: np.ndarray, sizes: Mapping[str, float]) -> float:
+    """Standard error of the total of `values` (n,) over all pixels or items, with the finite population correction."""
+    variance = 0.0
+    for name in sizes:
+        own = values[strata == name]
+        if sizes[name] > 0:
+            variance += sizes[name] ** 2 * (1 - len(own) / sizes[name]) * own.var(ddof=1) / len(own)
+    return float(np.sqrt(variance))
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray, strata: np.ndarray, sizes: Mapping[str, float]) -> dict[str, float]:
-    """Stehman 2014, equations 27 and 28, with the finite population correction."""
+    """Stehman 2014, equations 27 and 28."""
     members = {name: np.flatnonzero(strata == name) for name in sizes if sizes[name] > 0}
     whole = sum(sizes[name] * bottom[rows].mean() for name, rows in members.items())
     if whole == 0:
         return dict.fromkeys(("value", "se", "low", "high"), float("nan"))
     value = sum(sizes[name] * top[rows].mean() for name, rows in members.items()) / whole
-    rest = top - value * bottom
-    variance = sum(
-        sizes[name] ** 2 * (1 - len(rows) / sizes[name]) * rest[rows].var(ddof=1) / len(rows)
-        for name, rows in members.items()
-    )
-    se = float(np.sqrt(variance) / whole)
+    se = total_error(top - value * bottom, strata, sizes) / whole
     value = float(value)
     return {"value": value, "se": se, "low": max(0.0, value - Z95 * se), "high": min(1.0, value + Z95 * se)}
 
 
-__all__ = ["area_estimates", "area_from_counts"]
+__all__ = ["area_estimates", "area_from_counts", "total_error"]

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,18 @@ from ..errors import DataError
 from ..labels import as_label, read_columns
 from .area import area_estimates
 from .design import COLUMNS, design
+from .unit_area import unit_estimates
 
 _log = logging.getLogger(__name__)
 
 
-def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dict:
+def map_area(
+    map_path: str | os.PathLike,
+    labels_path: str | os.PathLike,
+    units_path: str | os.PathLike | None = None,
+    unit_column: str | None = None,
+    units_crs: str | None = None,
+) -> dict:
     """Area of each class and accuracy of a map that `croplem map` wrote, from a probability sample.
 
     Args:
@@ -29,14 +36,20 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
             `stratum` and `inclusion_probability`. Without these the places must have been drawn at random from the
             whole map, or from each of its classes; the strata are then the classes of the map. With them, hectares
             assume that what the sample was drawn from has the map's extent.
+        units_path: polygons such as administrative units (`read_polygons`; extra `geo`); a pixel is in a unit where its
+            middle is, and units may overlap.
+        unit_column, units_crs: `id_column` and `crs` of `read_polygons`.
 
     Returns:
         What `area_estimates` gives, in `classes` also `hectares` (an estimate) and `mapped_hectares` (pixels counted,
-        biased); `hectares` of the whole map, `strata` and `outside` (labels where the map has no data).
+        biased); `hectares` of the whole map, `strata` and `outside` (labels where the map has no data). With units also
+        `units`: what `unit_estimates` gives of each, its name as `unit`, its `hectares` that the map has data for and
+        their share of the polygon as `covered`; in `classes` also `mapped_hectares`, `mapped_share`, `direct_hectares`
+        and `synthetic_hectares` (None where there is no estimate).
 
     Raises:
         DataError: no such map, no such columns, labels that were picked by a strategy, too few labels in a stratum,
-            none on the map, or none of its classes.
+            none on the map, or none of its classes; units that cannot be read, or none of which lies on the map.
     """
     cells = read_columns(labels_path, ("lon", "lat", "label"), COLUMNS)
     rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
@@ -46,7 +59,8 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
     keep = np.flatnonzero(given.tests)
     truth = np.array([as_label(cells["label"][rows[k]]) for k in keep])
     lon, lat = (np.array([_degrees(cells[name][rows[k]], name, labels_path) for k in keep]) for name in ("lon", "lat"))
-    names, hectares, codes = _read(Path(map_path), lon, lat)
+    about = None if units_path is None else (units_path, unit_column, units_crs)
+    names, hectares, codes, units = _read(Path(map_path), lon, lat, about)
     on_map = codes >= 0
     if not on_map.any():
         raise DataError(f"{labels_path}: none of the {len(keep)} labels lies on pixels of {map_path}")
@@ -71,11 +85,36 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
     for row in found["classes"]:
         row["hectares"] = {key: value * whole for key, value in row["area"].items()}
         row["mapped_hectares"] = counted.get(row["class"], 0.0)
-    return found | {"hectares": whole, "strata": how, "outside": int((~on_map).sum())}
+    found |= {"hectares": whole, "strata": how, "outside": int((~on_map).sum())}
+    if units is not None:
+        by_class = how == "classes of the map"
+        found["units"] = [
+            _unit(unit, names, mapped, truth, strata, sizes, unit.inside[on_map], by_class) for unit in units
+        ]
+    return found
 
 
-def _read(path: Path, lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """-> names of classes (K), hectares of each float64 (K,), class at each place int64 (n,), -1 for no data."""
+def _unit(unit, names, mapped, truth, strata, sizes, inside, by_class: bool) -> dict:
+    """The estimates of a unit in hectares too."""
+    whole = float(unit.hectares.sum())
+    counted = dict(zip(names, unit.hectares.tolist(), strict=True))
+    # In the measure of `sizes`, see above.
+    counts = {name: 100 * area for name, area in counted.items()}
+    found = unit_estimates(mapped, truth, strata, sizes, counts, inside, by_class=by_class)
+    if unit.problem:
+        found |= {"no_direct": unit.problem, "no_synthetic": unit.problem}
+    for row in found["classes"]:
+        area = counted.get(row["class"], 0.0)
+        row |= {"mapped_hectares": area, "mapped_share": area / whole if whole else None}
+        for kind in ("direct", "synthetic"):
+            row[f"{kind}_hectares"] = row[kind] and {key: value * whole for key, value in row[kind].items()}
+    return {"unit": unit.name, "hectares": whole, "covered": unit.covered} | found
+
+
+def _read(
+    path: Path, lon: np.ndarray, lat: np.ndarray, about: tuple | None
+) -> tuple[list[str], np.ndarray, np.ndarray, list | None]:
+    """-> names of classes (K), hectares of each float64 (K,), class at each place int64 (n,), -1 for no data; units."""
     try:
         with rasterio.open(path) as raster:
             tags = raster.tags().get("CLASSES")
@@ -87,6 +126,11 @@ def _read(path: Path, lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.n
             back, x, y = ~raster.transform, np.asarray(x), np.asarray(y)
             row = np.floor(back.d * x + back.e * y + back.f).astype(int)
             column = np.floor(back.a * x + back.b * y + back.c).astype(int)
+            units = None
+            if about is not None:
+                from .map_units import MapUnits
+
+                units = MapUnits(*about, raster, len(names), len(lon))
             for _, window in raster.block_windows(1):
                 block = raster.read(1, window=window)
                 area = _pixel_hectares(raster, np.arange(window.row_off, window.row_off + window.height))
@@ -96,9 +140,13 @@ def _read(path: Path, lon: np.ndarray, lat: np.ndarray) -> tuple[list[str], np.n
                 here = (r >= 0) & (r < block.shape[0]) & (c >= 0) & (c < block.shape[1])
                 values = block[r[here], c[here]].astype(np.int64)
                 known[here] = np.where(values < len(names), values, -1)
+                if units is not None:
+                    units.add(window, block, area, r, c)
+            if units is not None:
+                units.check()
     except RasterioError as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    return names, hectares, known
+    return names, hectares, known, units and units.units
 
 
 def _pixel_hectares(raster, rows: np.ndarray) -> np.ndarray:
@@ -122,24 +170,53 @@ def _degrees(value: object, name: str, path: str | os.PathLike) -> float:
     return number
 
 
-def area_lines(found: dict) -> Sequence[str]:
+def area_lines(found: dict) -> Iterator[str]:
     """The result as lines of text."""
-
-    def plus_minus(estimate: dict, factor: float, form: str) -> str:
-        if math.isnan(estimate["value"]):
-            return "-"
-        return f"{factor * estimate['value']:{form}} +- {factor * 1.96 * estimate['se']:{form}}"
-
     yield f"{'class':16} {'labels':>6} {'area, ha (95 %)':>24} {'mapped, ha':>12} {'user, %':>14} {'producer, %':>14}"
     for row in found["classes"]:
         yield (
-            f"{row['class']:16} {row['n_reference']:6} {plus_minus(row['hectares'], 1, ',.1f'):>24} "
-            f"{row['mapped_hectares']:12,.1f} {plus_minus(row['users_accuracy'], 100, '.1f'):>14} "
-            f"{plus_minus(row['producers_accuracy'], 100, '.1f'):>14}"
+            f"{row['class']:16} {row['n_reference']:6} {_plus_minus(row['hectares'], 1, ',.1f'):>24} "
+            f"{row['mapped_hectares']:12,.1f} {_plus_minus(row['users_accuracy'], 100, '.1f'):>14} "
+            f"{_plus_minus(row['producers_accuracy'], 100, '.1f'):>14}"
         )
-    yield f"overall accuracy {plus_minus(found['overall_accuracy'], 100, '.1f')} % of {found['hectares']:,.1f} ha"
+    yield f"overall accuracy {_plus_minus(found['overall_accuracy'], 100, '.1f')} % of {found['hectares']:,.1f} ha"
     if found["overall_accuracy"]["se"] == 0:
         yield "an error of 0 says that the sample met no confusion, not that there is none: label more places"
+    if "units" in found:
+        yield from _unit_lines(found["units"])
+
+
+def _unit_lines(units: Sequence[dict]) -> Iterator[str]:
+    yield ""
+    yield (
+        f"{'unit':20} {'class':16} {'labels':>6} {'mapped, ha':>12} {'direct, ha (95 %)':>30} "
+        f"{'synthetic, ha (95 %)':>30}"
+    )
+    for unit in units:
+        for row in unit["classes"]:
+            cells = (_from_to(row[f"{kind}_hectares"]) for kind in ("direct", "synthetic"))
+            yield (
+                f"{unit['unit']:20} {row['class']:16} {row['n_reference']:6} {row['mapped_hectares']:12,.1f} "
+                + " ".join(f"{cell:>30}" for cell in cells)
+            )
+    yield "synthetic: assumes that each class of the map is wrong as often in the unit as in the whole map"
+    for unit in units:
+        for reason in dict.fromkeys((unit["no_direct"], unit["no_synthetic"])):
+            names = [name for name in ("direct", "synthetic") if unit[f"no_{name}"] == reason]
+            if reason:
+                yield f"{unit['unit']}: no {' or '.join(names)} estimate: {reason}"
+        if 0 < unit["covered"] < 0.99:
+            yield f"{unit['unit']}: the map has data for {100 * unit['covered']:.0f} % of it, and figures hold for that"
+
+
+def _plus_minus(estimate: dict, factor: float, form: str) -> str:
+    if math.isnan(estimate["value"]):
+        return "-"
+    return f"{factor * estimate['value']:{form}} +- {factor * 1.96 * estimate['se']:{form}}"
+
+
+def _from_to(estimate: dict | None) -> str:
+    return f"{estimate['value']:,.1f} ({estimate['low']:,.1f} to {estimate['high']:,.1f})" if estimate else "-"
 
 
 __all__ = ["area_lines", "map_area"]

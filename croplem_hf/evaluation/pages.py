@@ -50,9 +50,9 @@ def _summary(figures: Mapping) -> str:
             means = [percent(account["spread"][HEADLINE].get("mean")) for account in (within, transfer)]
             cuts = [percent(account["spread"]["balanced_accuracy"].get("mean")) for account in (within, transfer)]
             lines.append(
-                f"Mean over regions: AUC {means[0]} with local labels and {means[1]} without, balanced accuracy "
-                f"{cuts[0]} and {cuts[1]}. Between the best and the worst region without local labels lie "
-                f"{percent(worst['gap'])} points of AUC."
+                f"In these boxes all rows count alike; where all regions do, AUC is {means[0]} with local labels and "
+                f"{means[1]} without, and balanced accuracy {cuts[0]} and {cuts[1]}. Between the best and the worst "
+                f"region without local labels lie {percent(worst['gap'])} points of AUC."
             )
         lines += _unproven(transfer, "Without local labels")
     else:
@@ -234,9 +234,9 @@ def _efficiency(figures: Mapping) -> str:
 
 
 def _calibration(figures: Mapping) -> str:
-    names = {"with local labels": figures["within"]}
-    if figures["transfer"]:
-        names["no local labels"] = figures["transfer"]
+    # In the order of the picture of regions, so that colours mean the same.
+    names = {"no local labels": figures["transfer"], "with local labels": figures["within"]}
+    names = {name: account for name, account in names.items() if account}
     found = {name: account["calibration"] for name, account in names.items()}
     drawn = dict(found)
     of = figures["within"]["calibration"]["of"]
@@ -270,7 +270,7 @@ def _calibration_by_region(figures: Mapping) -> str:
         accounts["no local labels"] = figures["transfer"]
     shown = figures["data"]["classes"]
     name = max(shown) if len(shown) == 2 else max(shown, key=shown.get)
-    columns, rows = ["Region", f"Share of {name}, %"], []
+    columns, rows = ["Region", f"Share of class {name}, %"], []
     for which in accounts:
         columns += [f"ECE, {which}, %", f"Share predicted, {which}, %"]
     for k, line in enumerate(figures["within"]["regions"]):
@@ -281,7 +281,7 @@ def _calibration_by_region(figures: Mapping) -> str:
             row += [] if len(row) > 1 else [percent(share["true"])]
             row += [percent(own["calibration"]["ece"]), percent(share["predicted"])]
         rows.append(row)
-    caption = f"By region. A share of class {name} that is predicted too high is as much area too many on a map"
+    caption = f"By region. A share of class {name} that is predicted too high is as much area too much on a map"
     return table(columns, rows, caption=caption)
 
 

@@ -43,11 +43,13 @@ def few_shot_section(figures: Mapping) -> str:
     ]  # fmt: skip
     moved = {name: lines[0]["mean"] for name, lines in found["moved"].items() if lines}
     if moved and not math.isnan(moved["moved_balanced_accuracy"]):
+        before, after = means["balanced_accuracy"][0]["mean"], moved["moved_balanced_accuracy"]
+        verdict = "" if after > before else ", so it cut well without them"
         parts.append(
             paragraph(
-                f"A head without local labels often ranks well and cuts in the wrong place. Where {THRESHOLD_LABELS} "
-                "local labels only move its threshold, without training on them, its balanced accuracy becomes "
-                f"{percent(moved['moved_balanced_accuracy'])} (accuracy {percent(moved['moved_accuracy'])})."
+                "A head without local labels may rank well and cut in the wrong place. Where "
+                f"{THRESHOLD_LABELS} local labels only move its threshold, without training on them, its balanced "
+                f"accuracy goes from {percent(before)} to {percent(after)}{verdict}."
             )
         )
     return section(title, *parts)
@@ -70,7 +72,8 @@ def sets_section(figures: Mapping) -> str:
             f"Instead of one class a head can name all that are plausible, so that the true one is among them in "
             f"{100 * CONFIDENCE:.0f} % of rows. That holds where labels of the region itself calibrated the sets "
             "(local) and not where only labels of other regions did (elsewhere): below that share, the head is surer "
-            "than it is right there. A set of two of two classes says: do not know."
+            "than it is right there. A set of two of two classes says: do not know; an empty one, which brings the "
+            "classes in a set below one on average: unlike all that calibrated."
         ),
         table(columns, rows),
     )

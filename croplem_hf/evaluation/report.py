@@ -52,6 +52,7 @@ ul.facts { list-style: none; padding: 0; margin: 1.2rem 0; display: grid; gap: .
 ul.facts { grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
 ul.facts li { background: #f5f7f8; border-radius: .4rem; padding: .7rem .9rem; font-size: .85rem; color: #444; }
 ul.facts b { display: block; font-size: 1.2rem; color: #111; line-height: 1.3; }
+ul.facts small { font-size: .8rem; font-weight: 400; white-space: nowrap; }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
@@ -117,7 +118,11 @@ def bullets(texts: Sequence[str]) -> str:
 
 def key_facts(facts: Mapping[str, str]) -> str:
     """A few figures in large type, each with the text that says what it is: `{"unseen region": "72.1"}`."""
-    items = (f"<li><b>{html.escape(value)}</b>{html.escape(name)}</li>" for name, value in facts.items())
+    items = []
+    for name, value in facts.items():
+        value, bracket, interval = html.escape(value).partition(" (")
+        small = f" <small>({interval}</small>" if bracket else ""
+        items.append(f"<li><b>{value}{small}</b>{html.escape(name)}</li>")
     return '<ul class="facts">' + "".join(items) + "</ul>"
 
 

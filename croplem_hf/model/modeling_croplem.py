@@ -146,7 +146,7 @@ class CropLEMPreTrainedModel(ResolvedFromPretrained, ViTMAEPreTrainedModel):
     base_model_prefix = "croplem"
     main_input_name = "s2_values"
     _no_split_modules = ["CropLEMEmbeddings", "ViTMAELayer", "CropLEMDecoder"]
-    _input_embed_layer = "projection"
+    _input_embed_layer = "embeddings"
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
