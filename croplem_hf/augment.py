@@ -27,14 +27,15 @@ _RECIPE, _SAMPLE, _MASK = 11, 12, 13
 class Augmentation:
     """What is varied in training.
 
-    date_jitter_days: of sources whose dates are the middle of a three-month window (SEN12MS): each sensor's date moves
-        by up to this many days either way.
-    calendar_shift: share of the samples whose dates all move by the same 0 to 364 days.
-    flips: turn and mirror images.
-    radar_gain_db: standard deviation, in dB, of a gain on the radar of a sample.
-    optics_gain: standard deviation of the logarithm of a factor on the optics of a sample.
-    hide_sensor: share of the batches with both sensors that lose one of them, so that either suffices.
-    drop_dates: share of the batches of three dates or more in which each sample keeps only some of its dates.
+    Attributes:
+        date_jitter_days: of sources whose dates are the middle of a three-month window (SEN12MS): each sensor's date
+            moves by up to this many days either way.
+        calendar_shift: share of the samples whose dates all move by the same 0 to 364 days.
+        flips: turn and mirror images.
+        radar_gain_db: standard deviation, in dB, of a gain on the radar of a sample.
+        optics_gain: standard deviation of the logarithm of a factor on the optics of a sample.
+        hide_sensor: share of the batches with both sensors that lose one of them, so that either suffices.
+        drop_dates: share of the batches of three dates or more in which each sample keeps only some of its dates.
     """
 
     date_jitter_days: int = 45

@@ -122,6 +122,7 @@ class Embedder:
 
         Args:
             samples: one of
+
                 - a sample (`croplem_hf.data.sample`), or any iterable of samples;
                 - a source, as `croplem_hf.open_source` gives it;
                 - a `datasets.Dataset` or `IterableDataset` of our shards, or its rows;

@@ -100,7 +100,7 @@ class Layer:
         return dict(zip(self.bands, part, strict=True))
 
     def overview(self, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Stored numbers (*shape) of each band, spread over the whole raster."""
+        """Stored numbers `(*shape)` of each band, spread over the whole raster."""
         with open_raster(self.path, self.row.where) as raster:
             part = raster.read(list(self.bands.values()), out_shape=(len(self.bands), *shape))
         return dict(zip(self.bands, part, strict=True))

@@ -59,7 +59,7 @@ def reliability(
 
 
 def calibration_error(points: Sequence[dict]) -> float:
-    """Expected calibration error: mean of |predicted - observed| over the bins of `reliability`, by their weights.
+    """Expected calibration error: mean of `|predicted - observed|` over the bins of `reliability`, by their weights.
 
     Guo et al. 2017, arXiv 1706.04599. It depends on the number of bins, and is never quite 0 for few rows.
     """
