@@ -14,7 +14,7 @@ from croplem_hf import CoverageBandit, LogisticHead, generate_scene, load_head, 
 from croplem_hf.active.suggest import STRATEGIES, allocate
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
-from croplem_hf.label_verbs import SUGGEST_STRATEGIES
+from croplem_hf.suggest_verb import SUGGEST_STRATEGIES
 
 
 def write_labels(path, rows, header=("id", "label")):

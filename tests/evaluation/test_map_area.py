@@ -48,7 +48,7 @@ def world(tmp_path):
     return path, mapped, truth, places, np.array(["crop", "other"])[truth[tuple(places.T)]]
 
 
-def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys):
+def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys, answer):
     path, mapped, truth, places, labels = world
     sample = write_sample(tmp_path / "s.csv", places, labels, path)
     assert main(["area", str(path), "--labels", str(sample), "--out", str(tmp_path / "area.json")]) == 0
@@ -57,6 +57,7 @@ def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys):
     true = np.sum((truth == 0) & (mapped < 255)) / 100
     assert crop["hectares"]["low"] < true < crop["hectares"]["high"] < crop["mapped_hectares"]
     assert "strata: classes of the map" in capsys.readouterr().out
+    assert answer("area", path, "--labels", sample)["classes"][0] == crop
 
 
 def test_strata_of_the_sample_are_used_where_probabilities_are_given(world, tmp_path):
