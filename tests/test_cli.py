@@ -159,6 +159,37 @@ def test_a_table_at_out_is_made_anew(tree, tmp_path, capsys):
     assert "table of the same source that already lies at OUT is made anew and replaced" in " ".join(main_help.split())
 
 
+def test_a_table_of_another_source_is_not_replaced_without_a_word(tree, tmp_path, capsys):
+    out, other = tmp_path / "e.parquet", series(tmp_path / "s.parquet", 3)
+    again = shutil.copytree(tree, tmp_path / "copy")
+    assert run(capsys, "embed", tree, out, "--quiet")[0] == 0
+    before = out.read_bytes()
+    # Other ids; and the same ids from another folder.
+    for source in (other, again):
+        code, _, err = run(capsys, "embed", source, out, "--quiet")
+        assert code == 1 and out.read_bytes() == before and not (tmp_path / "e.parquet.parts").exists()
+        assert "holds the embeddings of another source, such as 'ROIs" in err[0] and "--overwrite" in err[0]
+    assert run(capsys, "embed", other, out, "--quiet", "--overwrite")[0] == 0
+    assert read_table(out).ids == ["r0", "r1", "r2"]
+    # What a foreign table was made of is told by its ids alone.
+    foreign = pq.read_table(out).replace_schema_metadata(None)
+    pq.write_table(foreign, out)
+    assert run(capsys, "embed", tree, out, "--quiet")[0] == 1
+    assert run(capsys, "embed", other, out, "--quiet")[0] == 0
+
+
+def test_skipped_items_are_told_once(tmp_path, capsys, caplog):
+    tree = generate_sen12ms(tmp_path / "tree", scenes=1, patches_per_scene=4, size=16)
+    next(tree.rglob("*_s2_*.tif")).write_bytes(b"")
+    assert main(["embed", str(tree), str(tmp_path / "e.parquet"), "--quiet"]) == 0
+    assert caplog.text.count("skipped.csv") == 1 and "skipped.csv" not in capsys.readouterr().out
+
+
+def test_a_map_of_what_is_no_scene(tree, tmp_path, capsys):
+    code, _, err = run(capsys, "map", tree, tmp_path / "m.tif", "--embeddings")
+    assert code == 1 and f"{tree}: is no scene; a scene is a folder with metadata.csv" in err[0]
+
+
 # Mistakes
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from croplem_hf import CoverageBandit, LogisticHead, generate_scene, load_head, read_table
+from croplem_hf import CoverageBandit, EmbeddingIndex, LogisticHead, generate_scene, load_head, read_table
 from croplem_hf.active.suggest import STRATEGIES, allocate
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
@@ -64,6 +64,37 @@ def test_a_campaign_goes_on_with_the_labels_that_came(pool, tmp_path, capsys):
     assert "5 are labelled" in capsys.readouterr().out
     assert main(["suggest", table, "-n", "5", "--out", str(out), "--state", str(state), "--seed", "9"]) == 1
     assert "seed 0" in capsys.readouterr().err
+
+
+def test_ids_and_vectors_alone_are_a_table(pool, tmp_path):
+    table, labels = tmp_path / "t.parquet", write_labels(tmp_path / "labels.csv", list(pool[1].items())[:60])
+    pq.write_table(pq.read_table(pool[0]).select(["id", "embedding"]), table)
+    assert main(["suggest", str(table), "--where", "id=p1", "--where", "id=p2", "--out", str(tmp_path / "n.csv")]) == 0
+    assert {row["id"] for row in read_rows(tmp_path / "n.csv")} == {"p1", "p2"}
+    assert main(["fit", str(table), "--labels", labels, str(tmp_path / "head")]) == 0
+    assert EmbeddingIndex.build(read_table(table)).query(ids=["p1"], k=3).metadata.column_names == ["id"]
+
+
+def test_a_lost_sheet_is_told_and_can_be_released(pool, tmp_path, caplog, capsys):
+    table, truth = pool
+    sheets, state = [tmp_path / f"next{k}.csv" for k in range(3)], tmp_path / "campaign.state"
+    command = ["suggest", table, "-n", "10", "--state", str(state)]
+    assert main([*command, "--out", str(sheets[0])]) == 0 and "no label yet" not in caplog.text
+    first = [row["id"] for row in read_rows(sheets[0])]
+    labels = write_labels(tmp_path / "labels.csv", [(name, truth[name]) for name in first[:4]])
+    command += ["--labels", labels, "--out"]
+    assert main([*command, str(sheets[1])]) == 0
+    told = "6 items of earlier sheets have no label yet and are not offered again; if a sheet was lost, release its"
+    assert told in caplog.text and "--forget SHEET.csv" in caplog.text
+    caplog.clear()
+    # A sheet of which labels came is released as far as they did not come, and only that sheet.
+    rest = str(180 - 4 - 10)
+    assert main([*command, str(sheets[2]), "--forget", str(sheets[0]), "-n", rest]) == 0
+    assert "10 items of earlier sheets" in caplog.text
+    third, second = ({row["id"] for row in read_rows(sheet)} for sheet in (sheets[2], sheets[1]))
+    assert third == set(truth) - set(first[:4]) - second
+    assert main(["suggest", table, "--forget", str(sheets[0]), "--out", str(tmp_path / "x.csv")]) == 1
+    assert "--forget needs --state" in capsys.readouterr().err
 
 
 def test_a_class_that_comes_later_does_not_renumber_the_others(pool, tmp_path):
@@ -297,6 +328,31 @@ def test_fit_and_evaluate(pool, tmp_path, capsys):
     assert {row["region"] for row in figures["transfer"]["regions"]} == {"north", "south", "east"}
     assert (report / "report.html").stat().st_size > 10_000 and (report / "regions.csv").is_file()
     assert "region left out" in capsys.readouterr().out
+
+
+def test_regions_of_a_few_rows_are_told(pool, tmp_path, caplog, answer):
+    table, truth = pool
+    names = [name for k, name in enumerate(truth) if k % 3 == 0 or k < 9]
+    labels = write_labels(tmp_path / "labels.csv", [(name, truth[name]) for name in names])
+    found = answer("evaluate", table, "--labels", labels, "--out", tmp_path / "report", "--seeds", 0, "--quiet")
+    assert found["small_regions"] == {"south": 3, "east": 3}
+    assert "too few rows to test in east (3), south (3): their figures mean little with fewer than 30" in caplog.text
+
+
+def test_a_report_lies_in_a_folder_of_its_own(pool, tmp_path, capsys):
+    arguments = ["evaluate", pool[0], "--label-column", "label", "--seeds", "0", "--quiet", "--out"]
+    foreign, own = tmp_path / "imagery", tmp_path / "report"
+    foreign.mkdir()
+    (foreign / "s2.tif").write_bytes(b"x")
+    assert main([*arguments, str(foreign)]) == 1
+    assert "holds other files than an earlier report, such as s2.tif; give the name" in capsys.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["s2.tif"]
+    assert main([*arguments, str(foreign / "s2.tif")]) == 1 and "is a file" in capsys.readouterr().err
+    own.mkdir()
+    for name in ("report.html", "figures.json", "regions.csv", ".DS_Store"):
+        (own / name).touch()
+    assert main([*arguments, str(own), "--title", "New"]) == 0, "an earlier report may be replaced"
+    assert "<h1>New</h1>" in (own / "report.html").read_text()
 
 
 def test_options_of_heads_through_the_command_line(pool, tmp_path, capsys):
