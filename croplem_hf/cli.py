@@ -89,7 +89,8 @@ def _say_what_there_is(argv: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     if not isinstance(error, CropLEMError) and error.strerror:
         error = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    # What came from a damaged file may hold anything.
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -116,6 +116,13 @@ def number(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if (value := number(text)) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def load_embedder(model: str | None, device: str | None):
     """`Embedder` of a checkpoint's name or folder; of the packaged checkpoint, with no look at the network, if None."""
     from .embedding import Embedder
@@ -137,4 +144,4 @@ def quiet_transformers() -> None:
     transformers_logging.set_verbosity(logging.CRITICAL)
 
 
-__all__ = ["Answer", "Verbs", "load_embedder", "number", "quiet_transformers", "seed_number", "whole_number"]
+__all__ = ["Answer", "Verbs", "load_embedder", "number", "quiet_transformers", "seed_number", "share", "whole_number"]

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from .cli_parts import Answer, Verbs, seed_number, whole_number
+from .cli_parts import Answer, Verbs, number, seed_number, share, whole_number
 from .errors import DataError
 
 
@@ -42,7 +42,7 @@ def _add_sample(verbs: Verbs) -> None:
     text = "pixels along a side of a patch (default: sen12ms 256, eurosat 64)"
     sample.add_argument("--size", type=whole_number, help=text)
     text = "share under cloud: of every second place of sen12ms (default 0), of every date of kenya (default 0.25)"
-    sample.add_argument("--clouds", type=float, help=text)
+    sample.add_argument("--clouds", type=share, help=text)
     sample.add_argument("--defects", action="store_true", default=None, help="plant damaged items (not eurosat)")
     sample.add_argument("--seed", type=seed_number, default=0, help="of all that is random (default 0)")
 
@@ -165,9 +165,8 @@ def _add_build(verbs: Verbs) -> None:
 
 
 def _gigabytes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
+    if not (value := number(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
@@ -217,10 +216,12 @@ def _add_check(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> Answer:
-    from .data.check import about_findings, check_source, summarise_findings, write_findings
+    from .data.check import about_findings, check_replaceable, check_source, summarise_findings, write_findings
+    from .data.files import check_ending
 
-    if args.out and args.out.is_dir():
-        raise DataError(f"{args.out}: is a folder; give the name of a file to write, such as findings.parquet")
+    check_ending(args.out, ".parquet")
+    if args.out:
+        check_replaceable(args.out)
     table = check_source(args.src, workers=args.workers, seasons=args.seasons, progress=not args.quiet)
     if args.out:
         write_findings(table, args.out)

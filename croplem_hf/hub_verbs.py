@@ -59,13 +59,20 @@ def add_verbs(verbs: Verbs) -> None:
     export.add_argument("--no-centre", action="store_true", help="keep the mean embedding of the pretraining data in")
 
 
+def _read_notes(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of notes")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: notes are text in UTF-8, this is not (byte {error.start})") from error
+
+
 def _push(args: argparse.Namespace) -> Answer:
     from .hub import prepare, send
 
     quiet_transformers()
-    if args.notes and not args.notes.is_file():
-        raise DataError(f"{args.notes}: no such file of notes")
-    notes = args.notes.read_text(encoding="utf-8") if args.notes else ""
+    notes = _read_notes(args.notes) if args.notes else ""
     plan = prepare(
         args.kind, args.path, args.repo, licence=args.licence, evaluations=args.evaluation, notes=notes
     )  # fmt: skip
@@ -80,8 +87,10 @@ def _push(args: argparse.Namespace) -> Answer:
 
 
 def _export(args: argparse.Namespace) -> Answer:
+    from .data.files import check_ending
     from .onnx_export import TOLERANCE, export_onnx
 
+    check_ending(args.out, ".onnx")
     quiet_transformers()
     sensors, dates = args.sensors.split(","), args.dates.split(",")
     if set(sensors) - {"s1", "s2"}:

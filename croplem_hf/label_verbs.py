@@ -141,10 +141,12 @@ def _map(args: argparse.Namespace) -> Answer:
     import rasterio
 
     from .data import open_scene
+    from .data.files import check_ending
     from .heads import load_head
     from .mapping import basis_path, map_embeddings, map_scene
     from .resolver import DEFAULT_CHECKPOINT
 
+    check_ending(args.out, ".tif", ".tiff")
     dense = {key: getattr(args, key) for key in ("bands", "basis", "patch_size", "window", "sensors", "precision")}
     dense = {key: value for key, value in dense.items() if value is not None}
     strange = {"stride": args.stride} if args.embeddings else dense
@@ -154,6 +156,8 @@ def _map(args: argparse.Namespace) -> Answer:
     head = None if args.embeddings else load_head(args.head)
     if head is None and args.region is not None:
         raise DataError("--region is for --head")
+    if head is not None and head.regions_ is None and args.region is not None:
+        raise DataError(f"{args.head}: does not centre every region on itself; leave --region out")
     if head is not None and head.regions_ is not None:
         if args.region is None:
             known = ", ".join(head.regions_.names_)

@@ -111,7 +111,7 @@ def read_columns(
             for name in (*columns, *(name for name in optional if name in names))
         }
     except pa.ArrowInvalid as error:
-        remedy = "; are these several sheets put together? Give each a --labels of its own" * ("columns" in str(error))
+        remedy = "; are these several sheets put together? Give each a --labels of its own" * _has_header(path, columns)
         raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]}){remedy}") from error
     # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
@@ -124,6 +124,13 @@ def read_columns(
     if not len(table) or not len(next(iter(cells.values()))):
         raise DataError(f"{path}: no rows below the header")
     return cells
+
+
+def _has_header(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a CSV that cannot be read begins as one of labels does."""
+    with open(path, "rb") as handle:
+        first = handle.readline(10_000)
+    return all(name.encode() in first for name in columns)
 
 
 def _drop_headers(path: Path, cells: dict[str, list], names: set[str]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .cli_parts import Answer, Verbs, number, seed_number, whole_number
+from .cli_parts import Answer, Verbs, number, seed_number, share, whole_number
 from .errors import DataError
 from .label_arguments import labelled_table, region_argument, table_arguments
 
@@ -44,7 +44,7 @@ def add_verb(verbs: Verbs) -> None:
     text = "release the items of a sheet that was lost, so that they can be chosen again; may be repeated"
     suggest.add_argument("--forget", action="append", default=[], type=Path, metavar="SHEET.csv", help=text)
     text = "share of the bandit's items that is drawn at random, 0 to 1 (default: 0, or as before with --state)"
-    suggest.add_argument("--explore", type=number, metavar="SHARE", help=text)
+    suggest.add_argument("--explore", type=share, metavar="SHARE", help=text)
     text = "leave out items that fit, such as places that cannot be visited; may be repeated"
     suggest.add_argument("--exclude", action="append", default=[], metavar="COLUMN=VALUE", help=text)
     text = "leave out the items of this file (column id); may be repeated"

@@ -278,8 +278,9 @@ def test_a_share_is_drawn_by_chance_and_the_state_remembers_it(pool, tmp_path, c
     for arguments in (["--explore", "0.5"], []):
         assert main(["suggest", pool[0], "-n", "10", "--out", str(out), "--state", str(state), *arguments]) == 0
         assert sum(row["reason"].startswith("drawn by chance") for row in read_rows(out)) == 5
-    assert main(["suggest", pool[0], "--explore", "2", "--out", str(out)]) == 1
-    assert "share from 0 to 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["suggest", pool[0], "--explore", "2", "--out", str(out)])
+    assert stop.value.code == 2 and "'2' is not a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_prices_and_ways_shape_a_batch(placed, tmp_path, capsys):

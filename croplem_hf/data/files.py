@@ -27,13 +27,17 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_ending(path: str | os.PathLike | None, ending: str) -> None:
+def check_ending(path: str | os.PathLike | None, ending: str, *others: str) -> None:
     """Refuse to write a file under a name with another ending, so that nobody's table is replaced by a slip.
 
     Raises:
-        DataError: another ending.
+        DataError: another ending, or a folder.
     """
-    if path is not None and Path(path).suffix.lower() != ending:
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise DataError(f"{path}: is a folder; give the name of a file that ends in {ending}")
+    if Path(path).suffix.lower() not in (ending, *others):
         raise DataError(f"{path}: would become a {ending[1:].upper()} file; give it a name that ends in {ending}")
 
 

@@ -58,7 +58,7 @@ def map_scene(
         scene: the place (`croplem_hf.data.folder.open_scene`).
         embedder: the encoder that the head was fitted on.
         head: a fitted head that knows how its embeddings were made (`croplem_hf.heads.fit_head`).
-        out: file to write; one that is there is replaced.
+        out: file to write; a map that is there is replaced.
         stride: pixels between windows, for heads on patches; None for a quarter of the window, at least 1.
         tile: rows and columns of the scene that are finished at once; the map does not depend on it. None for 256 for
             heads on single pixels, 1024 for others.

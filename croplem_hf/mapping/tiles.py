@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.errors import RasterioError
 
 from ..data.folder import Scene
 from ..data.geotiff import read_geotiff, write_geotiff
@@ -27,13 +28,12 @@ class TileStore:
         side: rows and columns of a tile.
 
     Raises:
-        DataError: `out` is a folder.
+        DataError: `out` is a folder, or a file that is no map.
         CheckpointError: finished tiles of other settings lie there.
     """
 
     def __init__(self, out: Path, settings: dict, shape: tuple[int, int], side: int):
-        if out.is_dir():
-            raise DataError(f"{out}: is a folder; give the name of a .tif file")
+        _check_replaceable(out)
         self.shape, self.side = shape, side
         self.folder = out.with_name(out.name + ".parts")
         self._settings = settings = json.loads(json.dumps(settings | {"shape": shape, "tile": side}))
@@ -97,6 +97,20 @@ class TileStore:
 
     def _path(self, tile: tuple[int, int, int, int]) -> Path:
         return self.folder / f"tile-{tile[0]:07d}-{tile[1]:07d}.tif"
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to put a map where something else lies, such as imagery."""
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; give the name of a .tif file")
+    if out.exists():
+        try:
+            with rasterio.open(out) as raster:
+                ours = "WEIGHTS_HASH" in raster.tags()
+        except RasterioError:
+            ours = False
+        if not ours:
+            raise DataError(f"{out}: exists and is no map of this library; give another name")
 
 
 def bounded_cache() -> rasterio.Env:
