@@ -48,6 +48,8 @@ def _add_sample(verbs: Verbs) -> None:
 
 
 def _sample(args: argparse.Namespace, usage_error: Callable[[str], None]) -> Answer:
+    from .data.files import write_folder_aside
+
     options = _SAMPLE_OPTIONS[args.layout]
     for name in ("scenes", "patches", "fields", "size", "clouds", "defects"):
         if getattr(args, name) is not None and name not in options:
@@ -55,14 +57,15 @@ def _sample(args: argparse.Namespace, usage_error: Callable[[str], None]) -> Ans
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise DataError(f"{args.out}: exists and is not empty; give the name of a new folder")
     chosen = options | {name: getattr(args, name) for name in options if getattr(args, name) is not None}
-    published = labels = defects = None
+    root, published, labels, defects = args.out, None, None, None
     if args.layout == "sen12ms":
         from .data import SEN12MSFolder
         from .data.synthetic import DEFECTS, PUBLISHED_MEAN, PUBLISHED_STD, damaged_ids, generate_sen12ms
 
         chosen["patches_per_scene"] = chosen.pop("patches")
         chosen["defects"] = list(DEFECTS) if chosen["defects"] else False
-        root = generate_sen12ms(args.out, seed=args.seed, **chosen)
+        with write_folder_aside(root) as aside:
+            generate_sen12ms(aside, seed=args.seed, **chosen)
         items, labels = len(SEN12MSFolder(root)), root / "labels.csv"
         lines = [f"{items} invented patches (no real place) in {root}, labels in {labels}"]
         # What is damaged would drown the figures of the rest.
@@ -71,7 +74,8 @@ def _sample(args: argparse.Namespace, usage_error: Callable[[str], None]) -> Ans
         from .data.eurosat import EuroSATFolder
         from .data.synthetic_eurosat import PUBLISHED_MEAN, PUBLISHED_STD, generate_eurosat
 
-        root = generate_eurosat(args.out, seed=args.seed, per_class=chosen["patches"], size=chosen["size"])
+        with write_folder_aside(root) as aside:
+            generate_eurosat(aside, seed=args.seed, per_class=chosen["patches"], size=chosen["size"])
         source = EuroSATFolder(root)
         items, nan = len(source), (float("nan"),) * 2
         published = (*nan, *PUBLISHED_MEAN), (*nan, *PUBLISHED_STD)
@@ -80,7 +84,8 @@ def _sample(args: argparse.Namespace, usage_error: Callable[[str], None]) -> Ans
         from .data.kenya import KenyaFields
         from .data.synthetic_kenya import generate_kenya
 
-        root = generate_kenya(args.out, seed=args.seed, **chosen)
+        with write_folder_aside(root) as aside:
+            generate_kenya(aside, seed=args.seed, **chosen)
         source = KenyaFields(root)
         items = len(source)
         lines = [f"{items} invented fields (no real place) in {root}; the published data has 4,688"]

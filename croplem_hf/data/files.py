@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,20 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def write_folder_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder to fill, which becomes `path`, empty or not there, when all went well and is removed when not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.mkdir()
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def check_ending(path: str | os.PathLike | None, ending: str, *others: str) -> None:
     """Refuse to write a file under a name with another ending, so that nobody's table is replaced by a slip.
 
@@ -49,4 +64,4 @@ def entry_kind(entry: os.DirEntry) -> str | None:
         return None
 
 
-__all__ = ["GENERATED", "check_ending", "entry_kind", "write_aside"]
+__all__ = ["GENERATED", "check_ending", "entry_kind", "write_aside", "write_folder_aside"]
