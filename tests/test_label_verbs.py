@@ -384,6 +384,20 @@ def test_picked_labels_are_no_test(pool, tmp_path, capsys):
     assert not (tmp_path / "report").exists()
 
 
+def test_a_column_that_is_named_must_be_there(pool, tmp_path, capsys):
+    options = ["--label-column", "label"]
+    for argv in (["fit", pool[0], *options, str(tmp_path / "x"), "--block", "nothing"],
+                 ["suggest", pool[0], "--out", str(tmp_path / "x"), "--region", "nothing"],
+                 ["evaluate", pool[0], *options, "--out", str(tmp_path / "x"), "--region", "nothing"]):  # fmt: skip
+        assert main(argv) == 1 and "no column 'nothing'; found region, label, block" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_column_without_classes_is_refused(pool, tmp_path, capsys):
+    assert main(["evaluate", pool[0], "--label-column", "id", "--out", str(tmp_path / "x"), "--block", "id"]) == 1
+    assert "each of the 180 classes has a single row; are these labels?" in capsys.readouterr().err
+
+
 BAD_LABELS = {
     "unknown ids": ([("x1", "a"), ("x2", "b")], "none of the 2 labelled ids"),
     "conflict": ([("p1", "a"), ("p1", "b")], "'p1' is labelled 'a' and 'b'"),
@@ -454,6 +468,14 @@ def test_sample_embed_fit_map(tmp_path, capsys, monkeypatch):
         assert main([*arguments[:2], str(tmp_path / "late.tif"), *arguments[3:]]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     assert not (tmp_path / "late.tif").exists()
+    (tmp_path / "photo.tif").write_bytes((scene / "s1.tif").read_bytes())
+    assert main([*arguments[:2], str(tmp_path / "photo.tif"), *arguments[3:]]) == 1
+    assert "photo.tif: exists and is no map of this library" in capsys.readouterr().err
+    assert main([*arguments[:2], labels, *arguments[3:]]) == 1
+    assert "labels.csv: would become a TIF file; give it a name that ends in .tif" in capsys.readouterr().err
+    assert main([*arguments, "--region", "iran"]) == 1
+    assert "does not centre every region on itself; leave --region out" in capsys.readouterr().err
+    assert main(arguments) == 0, "a map may be made anew"
     before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
     assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1

@@ -328,6 +328,10 @@ def test_the_command(tree, tmp_path, capsys, answer):
     assert main(["data", "check", str(tmp_path / "none")]) == 1
     assert "croplem data check: " in capsys.readouterr().err
     assert main(["data", "check", str(tree), "--out", str(tmp_path)]) == 1
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    for name, message in (("other.parquet", "exists and is no table of findings"), ("f.csv", "ends in .parquet")):
+        assert main(["data", "check", str(tree), "--out", str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["data", "check", "--help"])
     assert stop.value.code == 0 and "3 errors were found" in capsys.readouterr().out

@@ -196,6 +196,10 @@ def test_the_command_shows_what_would_go(things, capsys):
     assert capsys.readouterr().err.endswith("give --licence, such as cc-by-4.0, or --licence other\n")
     assert main([*command, "--notes", "/no/such/file"]) == 1
     assert "no such file of notes" in capsys.readouterr().err
+    weights = str(things["model"] / "model.safetensors")
+    assert main([*command, "--notes", weights]) == 1 and "notes are text in UTF-8" in capsys.readouterr().err
+    assert main(["push", "model", weights, "me/m", "--dry-run"]) == 1
+    assert "is a file; a checkpoint is a folder" in capsys.readouterr().err
 
 
 def test_heads_of_every_kind_can_be_pushed(tmp_path):
