@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .cli_completion import add_verb as add_completion_verb
-from .cli_parts import Answer, Verbs, quiet_transformers, seed_number
+from .cli_parts import Answer, Help, Verbs, quiet_transformers, seed_number
 from .data_verbs import add_verbs as add_data_verbs
 from .embed_verbs import add_verbs as add_embed_verbs
 from .errors import CropLEMError
@@ -99,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="croplem",
         description="Embeddings of cropland from Sentinel-1 and Sentinel-2.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"croplem_hf {__version__}")
     verbs = Verbs(parser)
@@ -108,7 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_suggest_verb(verbs)
     add_label_verbs(verbs)
     info = verbs.add(
-        "info", _info, "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.",
+        "info", _info, "versions, or what a table, index or checkpoint holds",
+        "Versions and the packaged checkpoint, or what a table, index or checkpoint holds.",
         examples=["croplem info", "croplem info patches.parquet"],
         keys={"kind": "library, embeddings table, index or checkpoint; the other keys are what is known of it, with "
               "--json and without"},
@@ -117,7 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_data_verbs(verbs)
     add_hub_verbs(verbs)
     demo = verbs.add(
-        "demo", _demo, "The whole chain on an invented sample, with a report; some minutes.",
+        "demo", _demo, "the whole chain on an invented sample, with a report",
+        "The whole chain on an invented sample, with a report; some minutes.",
         notes="A run that was cut off goes on where it stopped when the same command is given again.",
         examples=["croplem demo --out croplem-demo"],
         keys={"out": "folder", "images": "invented SEN12MS tree", "patches": "in it", "skipped": "broken ones",

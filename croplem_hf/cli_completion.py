@@ -13,7 +13,8 @@ _FILES = ("src", "images", "imagery", "image")
 def add_verb(verbs: Verbs) -> None:
     """Add the parser."""
     completion = verbs.add(
-        "completion", _completion, "Print the script that completes verbs, options and file names in a shell.",
+        "completion", _completion, "completion of the command line in a shell",
+        "Print the script that completes verbs, options and file names in a shell.",
         notes="""The script stands for the installed version: write it anew after an upgrade. It goes to
 
   bash   ~/.local/share/bash-completion/completions/croplem

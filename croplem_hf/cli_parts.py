@@ -25,6 +25,15 @@ class Answer(NamedTuple):
         return json.dumps(plain(self.facts), indent=1, allow_nan=False) if as_json else self.text
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help with a line for each verb: argparse forgets that verbs are indented once more than options."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
 class Verbs:
     """The verbs below a parser, such as those of `croplem data`.
 
@@ -41,6 +50,7 @@ class Verbs:
         self,
         name: str,
         run: Callable[[argparse.Namespace], Answer | None],
+        brief: str,
         text: str,
         *,
         examples: Sequence[str] = (),
@@ -52,6 +62,7 @@ class Verbs:
         Args:
             name: what one types.
             run: does the work.
+            brief: what it gives, in half a line of the list of verbs.
             text: one sentence on what it does.
             examples: command lines, with comments behind " # ".
             notes: paragraphs for the end of its help, parted by empty lines; lines that begin with blanks stay as they
@@ -69,8 +80,7 @@ class Verbs:
             ]
             parts.append("\n".join(["keys of --json:", *lines]))
         parser = self._parsers.add_parser(
-            name, help=text, description=text, epilog="\n\n".join(parts),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=brief, description=text, epilog="\n\n".join(parts), formatter_class=Help,
         )  # fmt: skip
         parser.set_defaults(run=run, name=self._words + name, json=False)
         if keys:
@@ -79,9 +89,10 @@ class Verbs:
         parser.add_argument("--debug", action="store_true", help="show the trace of an error")
         return parser
 
-    def group(self, name: str, text: str) -> "Verbs":
+    def group(self, name: str, brief: str, text: str) -> "Verbs":
         """Add a word that has verbs of its own."""
-        return Verbs(self._parsers.add_parser(name, help=text, description=text), f"{self._words}{name} ")
+        parser = self._parsers.add_parser(name, help=brief, description=text, formatter_class=Help)
+        return Verbs(parser, f"{self._words}{name} ")
 
 
 def _wrapped(paragraph: str) -> str:
@@ -144,4 +155,6 @@ def quiet_transformers() -> None:
     transformers_logging.set_verbosity(logging.CRITICAL)
 
 
-__all__ = ["Answer", "Verbs", "load_embedder", "number", "quiet_transformers", "seed_number", "share", "whole_number"]
+__all__ = [
+    "Answer", "Help", "Verbs", "load_embedder", "number", "quiet_transformers", "seed_number", "share", "whole_number",
+]  # fmt: skip

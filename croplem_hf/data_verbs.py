@@ -10,7 +10,8 @@ from .errors import DataError
 
 def add_verbs(verbs: Verbs) -> None:
     """Add `data` with its verbs."""
-    below = verbs.group("data", "Work with data: `download`, `check` and `build` SEN12MS, or invent a `sample`.")
+    below = verbs.group("data", "get, check and build SEN12MS, or invent a sample",
+                        "Work with data: `download`, `check` and `build` SEN12MS, or invent a `sample`.")
     _add_sample(below)
     _add_build(below)
     _add_download(below)
@@ -26,7 +27,8 @@ _SAMPLE_OPTIONS = {
 
 def _add_sample(verbs: Verbs) -> None:
     sample = verbs.add(
-        "sample", None, "Write an invented data set in the layout of a real one, to try things out without a download.",
+        "sample", None, "an invented data set in the layout of a real one",
+        "Write an invented data set in the layout of a real one, to try things out without a download.",
         examples=["croplem data sample sample", "croplem data sample kenya --layout kenya --fields 50"],
         keys={"out": "folder", "layout": "as asked for", "items": "patches or fields in it",
               "labels": "CSV of their labels, or null", "defects": "CSV of the planted defects, or null",
@@ -145,7 +147,7 @@ def _band_line(name: str, band: dict, published: bool) -> str:
 
 def _add_build(verbs: Verbs) -> None:
     build = verbs.add(
-        "build", _build,
+        "build", _build, "Parquet shards of a SEN12MS tree or its archives",
         "Build Parquet shards, a dataset of the Hub as it lies there, from a SEN12MS tree or its archives.",
         notes="A build that was cut off goes on where it stopped when the same command is given again, and seasons "
         "can be added later. Items that cannot be used are listed in OUT/skipped.csv.",
@@ -202,7 +204,7 @@ def _build(args: argparse.Namespace) -> Answer:
 
 def _add_check(verbs: Verbs) -> None:
     check = verbs.add(
-        "check", _check,
+        "check", _check, "what is wrong with a data set",
         "Open every file of SRC, read every pixel, and say what is wrong: damage, units, grids, partners, clouds.",
         notes="An error is an item that cannot be used, a warning one to look at. `croplem data build --findings` and "
         "`load_sen12ms(findings=...)` leave out the items with errors.\n\n"
@@ -236,7 +238,7 @@ def _check(args: argparse.Namespace) -> Answer:
 
 def _add_download(verbs: Verbs) -> None:
     download = verbs.add(
-        "download", _download,
+        "download", _download, "the archives of SEN12MS, 510 GB in all",
         "Fetch the archives of SEN12MS into OUT: 12 files, 510 GB in all. Goes on where it was cut off, checks MD5.",
         notes="Another address than that of mediaTUM may stand in the environment variable CROPLEM_SEN12MS_URL. "
         "mediaTUM also offers rsync (rsync://m1474000@dataserv.ub.tum.de/m1474000, password m1474000); archives that "

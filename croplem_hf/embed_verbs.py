@@ -14,7 +14,8 @@ _RANKS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 def add_verbs(verbs: Verbs) -> None:
     """Add the parsers."""
     embed = verbs.add(
-        "embed", _embed, "Embed every patch, series or field of SRC into the Parquet table OUT.",
+        "embed", _embed, "embeddings of imagery, as a Parquet table",
+        "Embed every patch, series or field of SRC into the Parquet table OUT.",
         notes="A run that was cut off goes on where it stopped when the same command is given again. A table of the "
         "same source that already lies at OUT is made anew and replaced; one of another source is refused. Items that "
         "cannot be read are listed in OUT.skipped.csv. `accelerate launch scripts/embed.py SRC OUT`, or torchrun, "
@@ -50,7 +51,8 @@ def add_verbs(verbs: Verbs) -> None:
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
 
     index = verbs.add(
-        "index", _index, "Build a nearest-neighbour index of an embeddings table.",
+        "index", _index, "a nearest-neighbour index of embeddings",
+        "Build a nearest-neighbour index of an embeddings table.",
         examples=["croplem index patches.parquet patches.index",
                   "croplem index patches.parquet small.index --preset compact"],
         keys={"out": "folder", "rows": "vectors in it", "dim": "numbers of a vector", "preset": "as asked for",

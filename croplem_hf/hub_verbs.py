@@ -20,7 +20,8 @@ def add_verbs(verbs: Verbs) -> None:
     """Add the parsers."""
     kinds = "\n".join(f"  {kind:11} {text}" for kind, text in KINDS.items())
     push = verbs.add(
-        "push", _push, "Push to the Hub what was made here, in one commit with a card.",
+        "push", _push, "what was made here, to the Hub, with a card",
+        "Push to the Hub what was made here, in one commit with a card.",
         notes=f"what KIND may be, and PATH then is:\n{kinds}\n\n"
         "Data with a column `licence` that says proprietary or no-redistribution are refused. Large files that are "
         "there already are not sent again.",
@@ -42,7 +43,8 @@ def add_verbs(verbs: Verbs) -> None:
     push.add_argument("--dry-run", action="store_true", help="show what would go, and the card; send nothing")
 
     export = verbs.add(
-        "export", _export, "Write the encoder for other runtimes, held to the model when it is written.",
+        "export", _export, "the encoder for other runtimes",
+        "Write the encoder for other runtimes, held to the model when it is written.",
         notes="what FORMAT may be:\n  onnx        ONNX, for ONNX Runtime and others; needs croplem-hf[onnx]",
         examples=["croplem export onnx croplem/mae-s1s2 encoder.onnx --sensors s2 --size 64 --dates 12"],
         keys={"out": "file", "difference": "largest difference to the model of a number of an embedding",

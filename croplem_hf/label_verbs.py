@@ -12,7 +12,8 @@ from .label_arguments import block_argument, labelled_table, region_argument, ta
 def add_verbs(verbs: Verbs) -> None:
     """Add the parsers."""
     fit = verbs.add(
-        "fit", _fit, "Fit a small calibrated classifier to the labels of an embeddings table.",
+        "fit", _fit, "a small calibrated classifier, from labels",
+        "Fit a small calibrated classifier to the labels of an embeddings table.",
         examples=["croplem fit patches.parquet --labels labels.csv cropland.head",
                   "croplem fit patches.parquet --labels next1.csv --labels next2.csv cropland.head --head boosting",
                   "croplem fit series.emb.parquet --where region=Sudan --label-column cropland cropland.head"],
@@ -30,7 +31,8 @@ def add_verbs(verbs: Verbs) -> None:
     region_argument(fit)
 
     draw = verbs.add(
-        "map", _map, "Map a scene of any size into a Cloud-Optimised GeoTIFF: classes, or embeddings.",
+        "map", _map, "a map of a scene: classes, or embeddings",
+        "Map a scene of any size into a Cloud-Optimised GeoTIFF: classes, or embeddings.",
         notes="A run that was cut off goes on where it stopped when the same command is given again; its finished "
         "tiles lie in OUT.tif.parts.",
         examples=["croplem map my_scene/ --head cropland.head map.tif",
@@ -62,7 +64,8 @@ def add_verbs(verbs: Verbs) -> None:
     dense.add_argument("--precision", choices=("int8", "float32"), help=text)
 
     judge = verbs.add(
-        "evaluate", _evaluate, "Measure embeddings on labels: unseen regions, few labels, calibration.",
+        "evaluate", _evaluate, "how good embeddings are, measured on labels",
+        "Measure embeddings on labels: unseen regions, few labels, calibration.",
         examples=["croplem evaluate patches.parquet --labels labels.csv --out report",
                   "croplem evaluate patches.parquet --labels sample.csv --imagery SEN12MS/ --out report"],
         keys={"out": "folder", "report": "page to open", "figures": "JSON of all figures",
@@ -83,7 +86,8 @@ def add_verbs(verbs: Verbs) -> None:
     judge.add_argument("--quiet", action="store_true", help="no progress bar")
 
     area = verbs.add(
-        "area", _area, "Areas of a map's classes with their errors, from a random sample of labelled places.",
+        "area", _area, "areas of a map's classes, with their errors",
+        "Areas of a map's classes with their errors, from a random sample of labelled places.",
         examples=["croplem area map.tif --labels sample.csv --out area.json"],
         keys={"n": "labels used", "strata": "what they were", "hectares": "of the whole map",
               "outside": "labels where the map has no data",

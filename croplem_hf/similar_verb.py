@@ -12,7 +12,8 @@ from .errors import DataError
 def add_verb(verbs: Verbs) -> None:
     """Add the parser."""
     similar = verbs.add(
-        "similar", run, "Find what is most like an item of an index, what lies at a place, a field, or an image.",
+        "similar", run, "what is most like an item, a place, a field or an image",
+        "Find what is most like an item of an index, what lies at a place, a field, or an image.",
         notes="Fields and images are embedded with the model and settings of the index; a unit that it does not hold "
         "is refused.",
         examples=["croplem similar patches.index --id ROIs1158_spring_1_p30 --images SEN12MS/ --picture similar.png",

@@ -18,7 +18,8 @@ SUGGEST_STRATEGIES = (
 def add_verb(verbs: Verbs) -> None:
     """Add the parser."""
     suggest = verbs.add(
-        "suggest", _suggest, "Choose the next items to label, with reasons, into a CSV to fill in.",
+        "suggest", _suggest, "what to label next, with reasons",
+        "Choose the next items to label, with reasons, into a CSV to fill in.",
         notes="With --state FILE the items of earlier sheets are not offered again while they wait for their labels. A "
         "sheet that will never come back is released by --forget SHEET.csv.",
         examples=["croplem suggest patches.parquet -n 50 --state campaign.state --out next1.csv",

@@ -121,10 +121,15 @@ def test_the_examples_of_the_command_and_of_the_readme_parse():
 
 
 @pytest.mark.parametrize(("argv", "listed"), [
-    ([], ["embed", "data", "push", "completion"]), (["data"], ["check", "build", "sample", "download"]),
+    ([], [words[0] for words, _ in verbs()]), (["data"], ["check", "build", "sample", "download"]),
     (["push"], ["model", "index", "report"]), (["export"], ["onnx"]),
 ])  # fmt: skip
-def test_without_arguments_it_says_what_there_is(argv, listed, capsys):
+def test_without_arguments_it_says_what_there_is(argv, listed, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(argv) == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and all(re.search(rf"^ +{name}\b", shown.err, re.MULTILINE) for name in listed)
+    assert shown.out == ""
+    for name in listed:
+        assert re.search(rf"^ +{name}  +\w.*$", shown.err, re.MULTILINE)
+    lines = shown.err.partition("  VERB\n")[2].partition("\n\n")[0].splitlines()
+    assert len(lines) in (0, len(listed)), "a line for each verb"
