@@ -120,7 +120,8 @@ def read_columns(
         if names.count(name) != 1:
             found = ", ".join(map(repr, names))
             raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
-    _drop_headers(path, cells, set(names))
+    if path.suffix.lower() != ".parquet":
+        _drop_headers(path, cells, set(names))
     if not len(table) or not len(next(iter(cells.values()))):
         raise DataError(f"{path}: no rows below the header")
     return cells
@@ -139,8 +140,8 @@ def _drop_headers(path: Path, cells: dict[str, list], names: set[str]) -> None:
     Raises:
         DataError: a header with its columns in another order.
     """
-    rows = list(zip(*cells.values(), strict=True))
-    again = {row for row, values in enumerate(rows) if values == tuple(cells)}
+    rows, header = list(zip(*cells.values(), strict=True)), tuple(cells)
+    again = {row for row, values in enumerate(rows) if values == header}
     for row, values in enumerate(rows):
         if row not in again and len(values) > 1 and all(value in names for value in values):
             raise DataError(

@@ -74,7 +74,8 @@ class TableWriter:
         self.path, self.origin = Path(path), origin
         check_unique(self.path, ids)
         _check_replaceable(self.path)
-        if self.path.exists() and not overwrite:
+        # The others may see the source elsewhere.
+        if self.path.exists() and not overwrite and rank == 0:
             _check_source(self.path, ids, info, origin)
         self.parts = self.path.with_name(self.path.name + ".parts")
         self.total, self.rank = len(ids), rank
@@ -349,7 +350,7 @@ def _check_source(path: Path, ids: Sequence[str], info: dict, origin: str | None
     pairs = [(found.get("origin"), origin), tuple(kinds)]
     known = set(ids)
     same = 2 * sum(name in known for name in old) >= len(old)
-    if not same or any(a != b for a, b in pairs if a is not None and b is not None):
+    if old and (not same or any(a != b for a, b in pairs if a is not None and b is not None)):
         raise DataError(
             f"{path}: holds the embeddings of another source, such as {old[0]!r}; give another name, or --overwrite "
             "(overwrite=True) to replace them"
