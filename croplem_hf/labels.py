@@ -173,10 +173,11 @@ def _warn_of_blanks(where: object, values: Iterable[object]) -> None:
             _log.warning("%s: %s are taken as one label %r, without the blanks", where, counts, label)
 
 
-def warn_of_case(labels: Iterable[str | None]) -> None:
-    """Say in the log which of the labels differ only by case: they are classes of their own."""
+def warn_of_case(labels: Iterable[str | None], others: Iterable[str] = ()) -> None:
+    """Say in the log which of the labels differ only by case, also from `others`: they are classes of their own."""
     alike: dict[str, list[str]] = {}
     counts = collections.Counter(label for label in labels if label is not None)
+    counts.update(dict.fromkeys(others, 0))
     for label in sorted(counts):
         alike.setdefault(label.casefold(), []).append(label)
     for names in alike.values():

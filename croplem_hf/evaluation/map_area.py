@@ -52,7 +52,7 @@ def map_area(map_path: str | os.PathLike, labels_path: str | os.PathLike) -> dic
         raise DataError(f"{labels_path}: none of the {len(keep)} labels lies on pixels of {map_path}")
     if not on_map.all():
         _log.warning("%d of %d labels lie where %s has no data; left out", (~on_map).sum(), len(keep), map_path)
-    warn_of_case([*truth[on_map].tolist(), *names])
+    warn_of_case(truth[on_map].tolist(), names)
     truth, mapped = truth[on_map], np.array(names)[codes[on_map]]
     if not set(truth) & set(names):
         found = ", ".join(sorted(set(truth))[:5])

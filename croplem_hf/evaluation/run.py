@@ -32,6 +32,7 @@ from .transfer import grouped_cross_validation, leave_one_region_out
 
 BUDGETS = (10, 20, 50, 100, 200, 500)
 FILES = ("report.html", "figures.json", "regions.csv")
+_SHOWN = 8
 _log = logging.getLogger(__name__)
 
 
@@ -123,9 +124,11 @@ def evaluate(
     }  # fmt: skip
     small = figures["data"]["small_regions"]
     if small:
+        names = [f"{name} ({count})" for name, count in small.items()]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         _log.warning(
             "too few rows to test in %s: their figures mean little with fewer than %d; label more there, or join "
-            "regions in another column (--region)", ", ".join(f"{name} ({n})" for name, n in small.items()), MIN_ROWS,
+            "regions in another column (--region)", ", ".join(names[:_SHOWN]) + more, MIN_ROWS,
         )  # fmt: skip
     write_json(out / "figures.json", figures)
     write_text(out / "regions.csv", _regions_csv(figures))

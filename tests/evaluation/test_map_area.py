@@ -103,8 +103,11 @@ def test_refuses_what_is_no_sample(world, tmp_path, caplog):
         map_area(tmp_path / "bad.tif", tmp_path / "s.csv")
 
 
-def test_labels_of_other_classes_are_refused(world, tmp_path):
+def test_labels_of_other_classes_are_refused(world, tmp_path, caplog):
     path, _, _, places, labels = world
+    large = np.where(labels == "crop", "Crop", labels)
+    map_area(path, write_sample(tmp_path / "s.csv", places, large, path))
+    assert f"'Crop' ({np.sum(large == 'Crop')}) and 'crop' (0) differ only by case" in caplog.text
     numbers = np.where(labels == "crop", "1", "0")
     with pytest.raises(DataError, match="labels are 0, 1, the classes of .*map.tif crop, other; none agrees"):
         map_area(path, write_sample(tmp_path / "s.csv", places, numbers, path))
