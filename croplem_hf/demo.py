@@ -39,7 +39,7 @@ BUDGETS, SEEDS = (10, 20, 40, 60, 80, 100, 150, 200), range(10)
 QUERIES, NEIGHBOURS = 4, 5
 
 
-def run_demo(out: str | os.PathLike, *, seed: int = 0) -> str:
+def run_demo(out: str | os.PathLike, *, seed: int = 0) -> dict:
     """Run the chain: sample, pretraining, embeddings, index, label choice, head, map, report.
 
     What is finished is not made again: the same call goes on where an earlier one was cut off.
@@ -49,7 +49,7 @@ def run_demo(out: str | os.PathLike, *, seed: int = 0) -> str:
         seed: of the invented sample and all that is random.
 
     Returns:
-        Text that says what was made and where.
+        What was made and where, see the return statement; `in_words` says it.
 
     Raises:
         DataError: `out` holds a demo of another seed.
@@ -100,18 +100,27 @@ def run_demo(out: str | os.PathLike, *, seed: int = 0) -> str:
             records=records, scene=open_scene(scene).read(),
             cropland=read_geotiff(scene / "cropland.tif")[0][0].astype(bool),
         )  # fmt: skip
-    minutes = (time.monotonic() - began) / 60
-    skipped = table.info.get("skipped", 0)
+    return {
+        "out": out, "images": images, "patches": len(source), "skipped": table.info.get("skipped", 0),
+        "model": out / "pretraining" / "model", "embeddings": file, "rows": len(table),
+        "dim": table.vectors.shape[1], "index": out / "index", "head": out / "cropland.head", "map": out / "map.tif",
+        "right": right, "report": out / "report.html", "minutes": round((time.monotonic() - began) / 60, 1),
+    }  # fmt: skip
+
+
+def in_words(made: dict) -> str:
+    """What `run_demo` gives, as text."""
     return "\n".join(
         [
-            f"Made in {minutes:.1f} minutes from an invented sample: no real place, no conclusion about any.",
-            f"  images       {images}  {len(source)} patches of {len(PLACES)} places; {skipped} broken and skipped",
-            f"  model        {out / 'pretraining' / 'model'}  {STEPS} steps on from the packaged checkpoint",
-            f"  embeddings   {out / 'embeddings.parquet'}  {len(table)} x {table.vectors.shape[1]}",
-            f"  index        {out / 'index'}",
-            f"  head         {out / 'cropland.head'}  on {BUDGET + LOCAL} chosen labels, {LOCAL} of the mapped place",
-            f"  map          {out / 'map.tif'}  {right:.0%} of its pixels are right",
-            f"  report       {out / 'report.html'}  open it in a browser",
+            f"Made in {made['minutes']:.1f} minutes from an invented sample: no real place, no conclusion about any.",
+            f"  images       {made['images']}  {made['patches']} patches of {len(PLACES)} places; {made['skipped']} "
+            "broken and skipped",
+            f"  model        {made['model']}  {STEPS} steps on from the packaged checkpoint",
+            f"  embeddings   {made['embeddings']}  {made['rows']} x {made['dim']}",
+            f"  index        {made['index']}",
+            f"  head         {made['head']}  on {BUDGET + LOCAL} chosen labels, {LOCAL} of the mapped place",
+            f"  map          {made['map']}  {made['right']:.0%} of its pixels are right",
+            f"  report       {made['report']}  open it in a browser",
         ]
     )
 
@@ -201,4 +210,4 @@ def _write_labels(table: EmbeddingsTable, y: np.ndarray, path: Path) -> None:
     os.replace(partial, path)
 
 
-__all__ = ["HELD_OUT", "run_demo"]
+__all__ = ["HELD_OUT", "in_words", "run_demo"]

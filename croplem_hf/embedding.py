@@ -275,7 +275,15 @@ class Embedder:
         } | options.info(self.model.config)
 
     def embed_source(
-        self, source, out: str | os.PathLike, *, progress: bool = True, rank: int = 0, ranks: int = 1, **options
+        self,
+        source,
+        out: str | os.PathLike,
+        *,
+        progress: bool = True,
+        rank: int = 0,
+        ranks: int = 1,
+        overwrite: bool = False,
+        **options,
     ) -> EmbeddingsTable | None:
         """Embed every item of a source into an embeddings table, resuming where an earlier call was cut off.
 
@@ -284,21 +292,24 @@ class Embedder:
 
         Args:
             source: as `croplem_hf.open_source` gives: `ids`, `kind`, `unit` and items by number.
-            out: Parquet file to write, under its name only when it is whole; replaces an embeddings table.
+            out: Parquet file to write, under its name only when it is whole; replaces a table of the same source.
             progress: show a bar on stderr.
             rank, ranks: number of this process and of all that share the work, which all make this call.
+            overwrite: replace a finished table of another source too.
             options: as in `encode`.
 
         Returns:
             The table; None on other ranks than 0.
 
         Raises:
-            DataError: not a single item could be embedded, something else than an embeddings table lies at `out`, it
-                cannot be written, or an option that cannot be.
+            DataError: not a single item could be embedded, something else than an embeddings table, or one of another
+                source, lies at `out`, it cannot be written, or an option that cannot be.
             CheckpointError: an unfinished table of other settings lies at `out`, another run writes it, or another
                 process gave up.
         """
-        done = export_source(self, source, out, progress=progress, rank=rank, ranks=ranks, **options)
+        done = export_source(
+            self, source, out, progress=progress, rank=rank, ranks=ranks, overwrite=overwrite, **options
+        )
         return None if done is None else read_table(out)
 
 

@@ -28,7 +28,7 @@ from .embedding_inputs import check_usable, size_of
 from .embedding_options import EncodeOptions
 from .errors import CheckpointError, CropLEMError, DataError
 from .sensors import SENSORS
-from .table_writer import WAIT, TableWriter, rank_file
+from .table_writer import WAIT, TableWriter, origin_of, rank_file
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def export_source(
     rank: int = 0,
     ranks: int = 1,
     wait: float = WAIT,
+    overwrite: bool = False,
     **options,
 ) -> tuple[int, int] | None:
     """Embed every item of a source into an embeddings table; what is held in memory does not grow with the source.
@@ -61,6 +62,7 @@ def export_source(
         progress: show a bar on stderr, on rank 0.
         rank, ranks: number of this process and of all that share the work, which all make this call.
         wait: seconds without a sign of life after which another process is given up.
+        overwrite: replace a finished table of another source that lies at `out`.
         options: as in `Embedder.encode`.
 
     Returns:
@@ -83,8 +85,12 @@ def export_source(
     options = options | {"precision": "float32"}
     quiet = rank > 0 or not progress
     blocks = [(start, min(start + rows, len(source))) for start in range(0, len(source), rows)]
+    place = getattr(source, "root", getattr(source, "path", None))
+    origin = None if place is None else origin_of(place)
     with (
-        TableWriter(out, info, source.ids, cut=cut, rank=rank, wait=wait) as writer,
+        TableWriter(
+            out, info, source.ids, cut=cut, rank=rank, wait=wait, origin=origin, overwrite=overwrite
+        ) as writer,
         _signs_of_life(rank_file(writer.parts, rank)),
         tqdm(total=len(source), unit="samples", disable=quiet, desc=f"embedding {source.kind}") as bar,
     ):

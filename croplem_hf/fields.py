@@ -30,7 +30,7 @@ from .export import finish_table
 from .model.tokens_croplem import pool_sensors
 from .sensors import SENSORS
 from .table import EmbeddingsTable, read_table
-from .table_writer import TableWriter
+from .table_writer import TableWriter, origin_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ def embed_fields(
     centre: bool = True,
     shrink: float = 0.0,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> EmbeddingsTable:
     """Embed the fields of a file over a scene into an embeddings table of unit "field", resuming where it was cut off.
 
@@ -130,22 +131,24 @@ def embed_fields(
         scene: the place (`open_scene`).
         polygons: its fields (`read_polygons`).
         embedder: the encoder.
-        out: Parquet file to write, under its name only when it is whole; replaces an embeddings table.
+        out: Parquet file to write, under its name only when it is whole; replaces an embeddings table of the scene.
         sensors, centre: as in `Embedder.encode`.
         patch_size: pixels a patch; more than 1 blurs the border, and is for sensors of finer pixels.
         shrink: metres by which borders move inward.
         progress: show a bar on stderr.
+        overwrite: replace a finished table of another scene or other fields that lies at `out`.
 
     Raises:
-        DataError: not a single field could be embedded, or something else than an embeddings table lies at `out`.
+        DataError: not a single field could be embedded, or something else than an embeddings table, or one of another
+            source, lies at `out`.
         CheckpointError: an unfinished table of other settings or polygons lies at `out`.
     """
     source, out = SceneFields(scene, polygons, sensors=sensors, shrink=shrink, patch_size=patch_size), Path(out)
     info = field_info(embedder, sensors=sensors, patch_size=patch_size, centre=centre, shrink=shrink)
     info["source"] = {"scene": scene.id, "polygons_sha256": polygons.sha256}
-    row = 0
+    origin, row = origin_of(min(scene.paths)), 0
     with (
-        TableWriter(out, info, source.ids) as writer,
+        TableWriter(out, info, source.ids, origin=origin, overwrite=overwrite) as writer,
         tqdm(total=len(source), unit="fields", disable=not progress, desc="embedding fields") as bar,
     ):
         while row < len(source):

@@ -31,10 +31,15 @@ class Push:
     card: str
     left_out: list[str]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file that goes, the card among them."""
+        sizes = {name: path.stat().st_size for name, path in self.files.items()}
+        return sizes | {"README.md": len(self.card.encode())}
+
     def describe(self) -> str:
         """What would go, as text: files with their sizes, what stays, and the card."""
-        sizes = {name: path.stat().st_size for name, path in self.files.items()}
-        sizes["README.md"] = len(self.card.encode())
+        sizes = self.sizes
         lines = [f"{self.kind} to the {self.repo_type} repository {self.repo}, {_bytes(sum(sizes.values()))}"]
         lines += [f"  {name}  {_bytes(size)}" for name, size in sizes.items()]
         lines += [f"  stays here: {name}" for name in self.left_out]
@@ -54,7 +59,7 @@ def prepare(
 
     Args:
         kind: "model", "dataset" (shards), "embeddings", "index", "head" or "report".
-        path: folder, or the table of embeddings.
+        path: folder, or the table of embeddings; of a model also its name, as `from_pretrained` takes it.
         repo: "owner/name".
         licence: identifier of the Hub; needed where neither the data nor a README.md say it.
         evaluations: "PATH" or "NAME=PATH" of figures of `croplem evaluate`, for the card of a model or head.

@@ -22,6 +22,12 @@ _TITLES = {
     "index": "Nearest-neighbour index of embeddings", "report": "Evaluation of embeddings",
 }  # fmt: skip
 _TAGS = ["croplem", "remote-sensing", "earth-observation", "sentinel-1", "sentinel-2", "agriculture", "cropland"]
+_DATASETS = {
+    "sen12ms": "SEN12MS (Schmitt et al. 2019, doi 10.5194/isprs-annals-IV-2-W7-153-2019)",
+    "dfc2020": "the data of the 2020 IEEE GRSS Data Fusion Contest", "eurosat": "EuroSAT-MS", "kenya": "Kenya CV4A",
+}  # fmt: skip
+"""Sources of tables by their kind; other kinds are layouts, which say nothing of where data come from."""
+_SHOWN_SOURCES = 20
 _EVALUATION = re.compile(r"\n*<!-- croplem evaluation -->.*?<!-- /croplem evaluation -->\n*", re.DOTALL)
 
 
@@ -46,7 +52,7 @@ def make_card(part: Part, repo: str, licence: str | None, figures: dict[str, dic
     if part.kind == "dataset":
         return _shards(part, own, repo, licence, notes)
     facts = dict(part.facts) | {"repo": repo, "notes": notes.strip(), "citation": CITATION}
-    facts["title"] = _TITLES.get(part.kind, repo)
+    facts["title"], facts["imagery"] = _TITLES.get(part.kind, repo), _imagery(part)
     if part.kind == "model":
         facts["largest_patch"] = 2 * facts["config"]["patch_size"]
     if part.kind == "report":
@@ -63,6 +69,21 @@ def model_name(info: dict) -> str:
     name = str(info.get("model") or "unknown")
     local = "\\" in name or name.startswith(("/", ".", "~")) or name.count("/") > 1
     return PurePath(name.replace("\\", "/")).name if local else name
+
+
+def _imagery(part: Part) -> str:
+    """A sentence on where the imagery of a table or an index comes from, as far as it knows; else nothing."""
+    source = part.facts.get("info", {}).get("source") or {}
+    known = [_DATASETS[source["kind"]]] if source.get("kind") in _DATASETS else []
+    known += [f"the scene {source['scene']}"] if source.get("scene") else []
+    rows = part.facts.get("sources", [])
+    if rows:
+        more = f" and {len(rows) - _SHOWN_SOURCES} more" if len(rows) > _SHOWN_SOURCES else ""
+        known.append(f"what the column `source` names: {', '.join(rows[:_SHOWN_SOURCES])}{more}")
+    if not known:
+        return ""
+    licences = f" Licences that are recorded: {', '.join(sorted(part.licences))}." if part.licences else ""
+    return f"The imagery is that of {', and of '.join(known)}.{licences}"
 
 
 def _own_card(part: Part) -> str | None:

@@ -34,7 +34,7 @@ def read_figures(path: str | os.PathLike) -> dict:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `croplem evaluate` writes it") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the figures that `croplem evaluate` writes ({error!r})") from error
+        raise DataError(f"{path}: not the figures that `croplem evaluate` writes ({error!r:.200})") from error
     return figures
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from .errors import CheckpointError, DataError
+from .resolver import resolve_checkpoint
 
 KINDS = {
     "model": "model", "head": "model", "dataset": "dataset", "embeddings": "dataset", "index": "dataset",
@@ -40,6 +41,7 @@ PATTERNS = {
 CLOSED = ("no-redistribution", "not-redistributable", "proprietary", "all-rights-reserved", "confidential")
 """Licences that say of data that they may not be passed on."""
 LICENCE_COLUMNS = ("licence", "license")
+SOURCE_COLUMN = "source"
 _KNOWN_SOURCES = {"sen12ms": "cc-by-4.0"}
 _REMOTE_CODE = ("configuration_croplem.py", "image_processing_croplem.py", "modeling_croplem.py", "tokens_croplem.py")
 
@@ -97,12 +99,16 @@ class Part:
 def read_part(kind: str, path: str | os.PathLike) -> Part:
     """Look at what is to be pushed, and check that it can be used by who pulls it.
 
+    Args:
+        kind: of `KINDS`.
+        path: where it lies; of a model also its name, as `from_pretrained` takes it.
+
     Raises:
         DataError, CheckpointError: it is not there, not whole, or of another kind.
     """
-    path = Path(path)
     if kind not in KINDS:
         raise DataError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
+    path = resolve_checkpoint(path) if kind == "model" else Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such {'file' if kind == 'embeddings' else 'folder'}")
     readers = {
@@ -177,9 +183,10 @@ def _embeddings(path: Path) -> Part:
         rows, width = rows + len(ids), vectors.shape[1]
     info = read_info(path, file)
     columns = {field.name: str(field.type) for field in file.schema_arrow}
-    facts = {"rows": rows, "dim": width, "columns": columns, "info": info}
-    there = [name for name in LICENCE_COLUMNS if name in columns]
-    licences = _recorded(info) | _of_columns(file.read(columns=there))
+    there = [name for name in (*LICENCE_COLUMNS, SOURCE_COLUMN) if name in columns]
+    metadata = file.read(columns=there)
+    facts = {"rows": rows, "dim": width, "columns": columns, "info": info, "sources": _sources(metadata)}
+    licences = _recorded(info) | _of_columns(metadata)
     return Part("embeddings", path, {"embeddings.parquet": path}, facts, licences)
 
 
@@ -190,7 +197,7 @@ def _index(path: Path) -> Part:
     about = json.loads((path / "index.json").read_text())
     facts = {
         "rows": len(index), "dim": index.dim, "settings": index.settings, "columns": index.metadata.column_names,
-        "info": index.info, "exact": index.lists is None,
+        "info": index.info, "exact": index.lists is None, "sources": _sources(index.metadata),
     }  # fmt: skip
     files = {name: path / name for name in ("index.json", *about["sha256"])}
     return Part("index", path, files, facts, _recorded(index.info) | _of_columns(index.metadata))
@@ -212,6 +219,13 @@ def _recorded(info: dict) -> set[str]:
     source = info.get("source") or {}
     found = _values([info.get("licence"), source.get("licence")])
     return found or _values([_KNOWN_SOURCES.get(source.get("kind"))])
+
+
+def _sources(metadata: pa.Table) -> list[str]:
+    """What the rows say of where they come from, in order."""
+    if SOURCE_COLUMN not in metadata.column_names:
+        return []
+    return sorted(str(value) for value in metadata[SOURCE_COLUMN].unique().to_pylist() if value not in (None, ""))
 
 
 def _of_columns(table: pa.Table) -> set[str]:

@@ -156,7 +156,7 @@ class EmbeddingIndex:
 
         check_unique("the table", table.ids)
         parts = build_parts(blocks, table.vectors.shape, lambda _, dim: new_halves(dim), preset, exact_below, seed)
-        metadata = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
+        metadata = table.with_ids()
         index = cls(metadata, table.info, table.content_hash, **parts)
         index._tune(recall, seed)
         return index
@@ -312,7 +312,7 @@ class EmbeddingIndex:
         if twice:
             raise DataError(f"{twice[0]!r} is in the index; remove it first to replace it")
         vectors = unit_vectors(table.vectors, table.ids)
-        rows = table.metadata.add_column(0, "id", pa.array(table.ids, pa.string()))
+        rows = table.with_ids()
         try:
             self.metadata = pa.concat_tables([self.metadata, rows], promote_options="permissive").combine_chunks()
         except pa.ArrowException as error:

@@ -75,7 +75,7 @@ def read_folder(folder: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder}: no index here (no index.json); `croplem index` writes one") from error
     except (AttributeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: index.json is damaged ({error!r}); build the index again") from error
+        raise CheckpointError(f"{folder}: index.json is damaged ({error!r:.200}); build the index again") from error
     held = {"vectors.npy", "vectors.faiss", "lists.faiss"} & set(sums)
     kinds = ({"vectors.npy"}, {"vectors.faiss", "lists.faiss"}, {"lists.faiss"})
     if set(sums) - set(FILES) or "metadata.parquet" not in sums or held not in kinds:

@@ -28,6 +28,7 @@ def describe(path: str | os.PathLike | None = None) -> dict:
 
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return {
+            "kind": "library",
             "croplem_hf": __version__,
             "python": platform.python_version(),
             "libraries": {name: _version(name) for name in LIBRARIES},

@@ -5,15 +5,18 @@ and whole numbers are written alike (`1.0` is `1`). Empty, NaN and -1 mean "not 
 
 Refused with a `DataError`: a file that is missing, unreadable or without rows, a missing column, a row without an id,
 an id with two different labels, labels of which none belongs to the table, a class that a given list of classes lacks.
-Said by a warning in the log: an id that stands twice with one label, ids that the table lacks, a file without a label.
+Said by a warning in the log: an id that stands twice with one label, ids that the table lacks, a file without a label,
+labels that differ only by case (they stay classes of their own) or by blanks around them (which are taken off).
+A header that stands again among the rows, as `cat` of several sheets leaves it, is no row.
 One class alone is nothing to learn from: `LogisticHead.fit` and `evaluate` refuse it, choosing what to label does not.
 """
 
+import collections
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +44,12 @@ def read_labels(path: str | os.PathLike, column: str = "label") -> dict[str, str
     Raises:
         DataError: see the module.
     """
-    cells = read_columns(path, ("id", column)).values()
+    cells = read_columns(path, ("id", column))
     path = Path(path)
     labels: dict[str, str] = {}
     twice = []
-    for row, (name, label) in enumerate(zip(*cells, strict=True), 1):
+    _warn_of_blanks(path, cells[column])
+    for row, (name, label) in enumerate(zip(cells["id"], cells[column], strict=True), 1):
         name, label = ("" if name is None else str(name).strip()), as_label(label)
         if not name:
             raise DataError(f"{path}: data row {row} has no id")
@@ -106,6 +110,9 @@ def read_columns(
             name: table[name].to_pylist() if names.count(name) == 1 else []
             for name in (*columns, *(name for name in optional if name in names))
         }
+    except pa.ArrowInvalid as error:
+        remedy = "; are these several sheets put together? Give each a --labels of its own" * _has_header(path, columns)
+        raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]}){remedy}") from error
     # The last two are raised by texts that are not UTF-8 and by dates beyond the year 9999.
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise DataError(f"{path}: not a readable label file ({str(error).splitlines()[0]})") from error
@@ -113,15 +120,70 @@ def read_columns(
         if names.count(name) != 1:
             found = ", ".join(map(repr, names))
             raise DataError(f"{path}: needs one column {name!r}, found {found} (columns are separated by commas)")
-    if len(table) == 0:
+    if path.suffix.lower() != ".parquet":
+        _drop_headers(path, cells, set(names))
+    if not len(table) or not len(next(iter(cells.values()))):
         raise DataError(f"{path}: no rows below the header")
     return cells
+
+
+def _has_header(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a CSV that cannot be read begins as one of labels does."""
+    with open(path, "rb") as handle:
+        first = handle.readline(10_000)
+    return all(name.encode() in first for name in columns)
+
+
+def _drop_headers(path: Path, cells: dict[str, list], names: set[str]) -> None:
+    """Take out rows that repeat the header.
+
+    Raises:
+        DataError: a header with its columns in another order.
+    """
+    rows, header = list(zip(*cells.values(), strict=True)), tuple(cells)
+    again = {row for row, values in enumerate(rows) if values == header}
+    for row, values in enumerate(rows):
+        if row not in again and len(values) > 1 and all(value in names for value in values):
+            raise DataError(
+                f"{path}: data row {row + 1} is a header with other columns; give each of the sheets that were put "
+                "together a --labels of its own"
+            )
+    if again:
+        _log.info("%s: %d repeated headers left out", path, len(again))
+        for name in cells:
+            cells[name] = [value for row, value in enumerate(cells[name]) if row not in again]
 
 
 def as_label(value: object) -> str | None:
     """A cell as the text of a label, or None where it is none."""
     text = _text(value)
     return None if text in (None, "", "nan", "NaN", str(MISSING)) else text
+
+
+def _warn_of_blanks(where: object, values: Iterable[object]) -> None:
+    """Say where blanks around a label were taken off and it then is the same as another."""
+    found: dict[str, collections.Counter] = {}
+    for value in values:
+        label = as_label(value)
+        if label is not None and isinstance(value, str):
+            found.setdefault(label, collections.Counter())[value] += 1
+    for label, forms in found.items():
+        if len({text for text in forms if text.strip() != text}) and len(forms) > 1:
+            counts = ", ".join(f"{text!r} ({count})" for text, count in sorted(forms.items()))
+            _log.warning("%s: %s are taken as one label %r, without the blanks", where, counts, label)
+
+
+def warn_of_case(labels: Iterable[str | None], others: Iterable[str] = ()) -> None:
+    """Say in the log which of the labels differ only by case, also from `others`: they are classes of their own."""
+    alike: dict[str, list[str]] = {}
+    counts = collections.Counter(label for label in labels if label is not None)
+    counts.update(dict.fromkeys(others, 0))
+    for label in sorted(counts):
+        alike.setdefault(label.casefold(), []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            found = " and ".join(f"{name!r} ({counts[name]})" for name in names)
+            _log.warning("labels %s differ only by case and are classes of their own; write them alike", found)
 
 
 def match_labels(table: EmbeddingsTable, labels: Mapping[str, str]) -> np.ndarray:
@@ -149,6 +211,7 @@ def match_labels(table: EmbeddingsTable, labels: Mapping[str, str]) -> np.ndarra
         first = next(name for name in labels if name not in own)
         lost = len(labels) - known
         _log.warning("%d of %d labelled ids are not in the table, the first is %r", lost, len(labels), first)
+    warn_of_case(y)
     return y
 
 
@@ -158,9 +221,12 @@ def column_labels(table: EmbeddingsTable, column: str) -> np.ndarray:
     Raises:
         DataError: no such column, or nothing in it.
     """
-    y = np.array([as_label(value) for value in _column(table, column)], object)
+    cells = _column(table, column)
+    y = np.array([as_label(value) for value in cells], object)
     if all(label is None for label in y):
         raise DataError(f"column {column!r} of the table holds no label")
+    _warn_of_blanks(f"column {column!r}", cells)
+    warn_of_case(y)
     return y
 
 
@@ -274,5 +340,5 @@ def _text(value: object) -> str | None:
 
 __all__ = [
     "MISSING", "as_label", "column_labels", "column_values", "encode_labels", "match_labels", "read_columns",
-    "read_ids", "read_label_files", "read_labels", "rows_where", "select_where", "spatial_blocks",
+    "read_ids", "read_label_files", "read_labels", "rows_where", "select_where", "spatial_blocks", "warn_of_case",
 ]  # fmt: skip

@@ -76,6 +76,8 @@ def resolve_checkpoint(
             raise CheckpointError(f"{folder}: no config.json in this folder; give one that save_pretrained wrote")
         logger.debug("checkpoint %s: local folder", folder)
         return folder
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file; a checkpoint is a folder that save_pretrained wrote")
     name = str(name)
     if _looks_like_a_path(name):
         raise CheckpointError(

@@ -1,20 +1,28 @@
 """The verb `similar` of `croplem`: what is most like an item, a place, a field or an image."""
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 
+from .cli_parts import Answer, Verbs, load_embedder
 from .errors import DataError
 
 
-def add_verb(verb) -> None:
-    """Add the parser; `verb(name, run, text)` makes it."""
-    similar = verb(
-        "similar", run, "Find what is most like an item of an index, what lies at a place, a field, or an image.",
-        epilog="Fields and images are embedded with the model and settings of the index; a unit that it does not hold "
+def add_verb(verbs: Verbs) -> None:
+    """Add the parser."""
+    similar = verbs.add(
+        "similar", run, "what is most like an item, a place, a field or an image",
+        "Find what is most like an item of an index, what lies at a place, a field, or an image.",
+        notes="Fields and images are embedded with the model and settings of the index; a unit that it does not hold "
         "is refused.",
+        examples=["croplem similar patches.index --id ROIs1158_spring_1_p30 --images SEN12MS/ --picture similar.png",
+                  "croplem similar fields.index --lonlat 35.41,-0.45 -k 20 --where region=Kenya",
+                  "croplem similar fields.index --field one.geojson --scene my_scene/",
+                  "croplem similar patches.index --image new_place/"],
+        keys={"neighbours": "the most alike first: query, rank, id, score (cosine) and the columns of the index",
+              "near": "with --lonlat the items there, each an id and metres; else null",
+              "picture": "as asked for, or null"},
     )  # fmt: skip
     similar.add_argument("index", metavar="INDEX", type=Path, help="folder that `croplem index` wrote")
     start = similar.add_mutually_exclusive_group(required=True)
@@ -32,7 +40,6 @@ def add_verb(verb) -> None:
     similar.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
                          help="only among items that fit, compared exactly; may be repeated")  # fmt: skip
     similar.add_argument("-k", type=int, default=10, help="how many neighbours (default 10)")
-    similar.add_argument("--json", action="store_true", help="print JSON instead of a table")
     similar.add_argument("--picture", type=Path, metavar="PNG", help="draw a sheet of the items; needs --images")
     similar.add_argument("--images", metavar="SRC", help="where the items of the index come from, for --picture")
     similar.add_argument("--outlines", type=Path, metavar="FIELDS", help="the polygons of an index of fields over "
@@ -67,7 +74,7 @@ def _metres(text: str) -> float:
     return metres
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> Answer:
     from .index import EmbeddingIndex
 
     _check(args)
@@ -78,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         if not equal:
             raise DataError(f"--where must be COLUMN=VALUE, such as region=Kenya; found {text!r}")
         where.setdefault(column, []).append(value)
-    source = None
+    source = near = None
     if args.id:
         names = args.id
         found = index.query(ids=names, k=args.k, where=where or None)
@@ -96,7 +103,9 @@ def run(args: argparse.Namespace) -> None:
     if args.picture:
         new = [] if source is None else [(source, *item) for item in zip(names, about, strict=True)]
         _draw(args, index, found, new or names)
-    _print(index, found, names, args.json)
+    rows = _rows(found, names)
+    near = near and [{"id": name, "metres": metres} for name, metres in near]
+    return Answer({"neighbours": rows, "near": near, "picture": args.picture}, _table(index, rows))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -116,7 +125,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _embedded(args: argparse.Namespace, index) -> tuple:
     """Source, ids, vectors and metadata of the fields or images to look for."""
-    from .cli import load_embedder
     from .resolver import DEFAULT_CHECKPOINT
     from .similar import check_unit, embed_queries, field_options, settings_of
 
@@ -159,22 +167,24 @@ def _draw(args: argparse.Namespace, index, found, queries: list) -> None:
     print(f"picture in {args.picture}", file=sys.stderr)
 
 
-def _print(index, found, names: list[str], as_json: bool) -> None:
+def _rows(found, names: list[str]) -> list[dict]:
     metadata = iter(found.metadata.to_pylist())
-    rows = [
+    return [
         next(metadata) | {"query": query, "rank": rank, "score": round(float(score), 4)}
         for query, scores in zip(names, found.scores, strict=True)
         for rank, score in enumerate(scores, 1)
     ]
-    if as_json:
-        print(json.dumps(rows, indent=1, default=str))
-        return
+
+
+def _table(index, rows: list[dict]) -> str:
     columns = ["query", "rank", "id", "score", "region", "lon", "lat"]
     columns += [name for name in ("area_ha", "valid_share") if name in index.metadata.column_names]
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for line in (columns, *cells):
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in (columns, *cells)
+    )
 
 
 def _cell(value) -> str:

@@ -33,7 +33,7 @@ class EmbeddingsTable:
 
     ids: list of str, unique. vectors: float32 (N, D). metadata: the other columns, N rows. info: how the vectors were
     made (model, weights_hash, processor, sensors, patch_size, pooling, centred, truncate_dim, precision, dtype, unit,
-    dim, source, library_version, created, skipped); empty for a foreign table.
+    dim, source, origin, library_version, created, skipped); empty for a foreign table.
     """
 
     ids: list[str]
@@ -48,7 +48,13 @@ class EmbeddingsTable:
         """The given rows (numbers, or a mask of all rows), in the given order."""
         rows = np.arange(len(self))[list(rows)]
         ids = [self.ids[row] for row in rows]
-        return EmbeddingsTable(ids, self.vectors[rows], self.metadata.take(pa.array(rows)), self.info)
+        metadata = self.with_ids().take(pa.array(rows)).drop_columns("id")
+        return EmbeddingsTable(ids, self.vectors[rows], metadata, self.info)
+
+    def with_ids(self) -> pa.Table:
+        """The metadata with `id` before them. (A table of Arrow without columns has no rows.)"""
+        columns = dict(zip(self.metadata.column_names, self.metadata.columns, strict=True))
+        return pa.table({"id": pa.array(self.ids, pa.string())} | columns)
 
     @property
     def content_hash(self) -> str:

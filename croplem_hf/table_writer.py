@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from .compact import quantise
 from .data.files import write_aside
 from .errors import CheckpointError, CropLEMError, DataError
-from .table import KEY, SCALE, check_unique
+from .table import KEY, SCALE, check_unique, read_info
 
 ROW_GROUP = 8192
 WAIT = 300.0
@@ -42,15 +42,19 @@ class TableWriter:
     folder of parts alone, which must be one that all see. Use it as a context: at its end others may write here again.
 
     Args:
-        path: Parquet file to write; an embeddings table that is there is replaced by `finish`.
-        info: how the vectors are made; `created` and `skipped` are added. `precision` "int8" stores codes and scales.
+        path: Parquet file to write; an embeddings table of the same source that is there is replaced by `finish`.
+        info: how the vectors are made; `created`, `skipped` and `origin` are added. `precision` "int8" stores codes and
+            scales.
         ids: the ids of the source, in its order.
         cut: how the work is cut into parts and batches, which a resumed run must share.
         rank: number of this process; others than 0 wait for rank 0 to begin.
         wait: seconds to wait for that.
+        origin: what tells the source from others (`origin_of`), None where nothing does; kept in the table.
+        overwrite: replace a table of another source too.
 
     Raises:
-        DataError: ids repeat, something else than an embeddings table lies at `path`, or nothing can be written there.
+        DataError: ids repeat, something else than an embeddings table, or one of another source, lies at `path`, or
+            nothing can be written there.
         CheckpointError: an unfinished table of other settings or another source lies at `path`, another run writes
             there, or rank 0 does not begin.
     """
@@ -64,10 +68,15 @@ class TableWriter:
         cut: dict | None = None,
         rank: int = 0,
         wait: float = WAIT,
+        origin: str | None = None,
+        overwrite: bool = False,
     ):
-        self.path = Path(path)
+        self.path, self.origin = Path(path), origin
         check_unique(self.path, ids)
         _check_replaceable(self.path)
+        # The others may see the source elsewhere.
+        if self.path.exists() and not overwrite and rank == 0:
+            _check_source(self.path, ids, info, origin)
         self.parts = self.path.with_name(self.path.name + ".parts")
         self.total, self.rank = len(ids), rank
         items = hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
@@ -179,6 +188,7 @@ class TableWriter:
         schema = _unify([s for s in (pq.read_schema(part) for part in parts) if "id" in s.names])
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         info = self.info | {"created": created, "skipped": len(self.skipped())}
+        info |= {"origin": self.origin} if self.origin else {}
         # In the folder of parts, so that a kill leaves nothing beside it.
         whole = self.parts / "table.parquet"
         stamped = schema.with_metadata({KEY: json.dumps(info)})
@@ -325,6 +335,28 @@ def _check_replaceable(path: Path) -> None:
             raise DataError(f"{path}: exists and is no embeddings table; give another name")
 
 
+def origin_of(path: str | os.PathLike) -> str:
+    """What tells a source from others: a hash of where it lies, since folders are nobody's business."""
+    place = str(path) if "://" in str(path) else str(Path(path).resolve())
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _check_source(path: Path, ids: Sequence[str], info: dict, origin: str | None) -> None:
+    """Refuse to replace the embeddings of another source: other kind or place, or hardly an id in common."""
+    file = pq.ParquetFile(path)
+    found = read_info(path, file)
+    old = file.read_row_group(0, columns=["id"])["id"].cast(pa.string()).to_pylist() if file.num_row_groups else []
+    kinds = ((about.get("source") or {}).get("kind") for about in (found, info))
+    pairs = [(found.get("origin"), origin), tuple(kinds)]
+    known = set(ids)
+    same = 2 * sum(name in known for name in old) >= len(old)
+    if old and (not same or any(a != b for a, b in pairs if a is not None and b is not None)):
+        raise DataError(
+            f"{path}: holds the embeddings of another source, such as {old[0]!r}; give another name, or --overwrite "
+            "(overwrite=True) to replace them"
+        )
+
+
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` in its order and types; those that the part lacks are null."""
     for field in schema:
@@ -358,4 +390,4 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema(types)
 
 
-__all__ = ["TableWriter", "WAIT", "rank_file"]
+__all__ = ["TableWriter", "WAIT", "origin_of", "rank_file"]

@@ -28,19 +28,10 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import sys' 2>/dev/null; 
 fi
 
 # What is installed is what these files ask for: run again after a change of either.
-stamp=$(cat setup.cfg pyproject.toml constraints.txt scripts/setup_env.sh | cksum)
+stamp=$(cat setup.cfg pyproject.toml constraints.txt scripts/setup_env.sh scripts/torch_index.sh | cksum)
 if [ "$(cat ".venv/installed-${1:-base}" 2>/dev/null)" != "$stamp" ]; then
-    # On Linux the package index has only CUDA builds of torch, several GB; its own index has the CPU build. A probe,
-    # since pip retries an index that cannot be reached for minutes.
-    cpu_index=https://download.pytorch.org/whl/cpu
-    index=()
-    if [ "$(uname -s)" = Linux ] && [ -z "${PIP_NO_INDEX:-}" ] && .venv/bin/python - "$cpu_index/torch/" <<'EOF' 2>/dev/null
-import sys, urllib.request
-urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="HEAD"), timeout=5)
-EOF
-    then
-        index=(--extra-index-url "$cpu_index")
-    fi
+    . scripts/torch_index.sh
+    torch_index .venv/bin/python
     echo "set-up: installing croplem_hf$requirement into .venv; the first time takes some minutes" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check ${index[@]+"${index[@]}"} \
         -c constraints.txt "torch==$(sed -n 's/^torch==//p' constraints.txt)"

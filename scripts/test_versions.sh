@@ -4,6 +4,7 @@
 # Usage: scripts/test_versions.sh [oldest|newest|both] [PYTEST ARGUMENTS]   PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/torch_index.sh
 
 ends=${1:-both}
 shift || true
@@ -22,14 +23,13 @@ failed=()
 for end in $ends; do
     python=.venv-$end/bin/python
     [ -x "$python" ] || "${PYTHON:-python3}" -m venv ".venv-$end"
-    index=()
-    # On Linux the package index has only CUDA builds of torch, several GB.
-    if [ "$(uname -s)" = Linux ] && [ -z "${PIP_NO_INDEX:-}" ]; then
-        index=(--extra-index-url https://download.pytorch.org/whl/cpu)
-    fi
-    versions=(--constraint <(sed -n '/^torch==/p' constraints.txt))
+    torch_index "$python"
+    # A file, not a process substitution, which is gone when pip looks at it.
+    limits=.venv-$end/limits.txt
+    sed -n '/^torch==/p' constraints.txt > "$limits"
+    versions=(--constraint "$limits")
     if [ "$end" = oldest ]; then
-        versions+=(--constraint <(oldest))
+        oldest >> "$limits"
     else
         versions+=(--upgrade --upgrade-strategy eager)
     fi

@@ -67,3 +67,24 @@ def write(tmp_path, sen12ms_tree):
         return path
 
     return write
+
+
+@pytest.fixture
+def answer(capsys):
+    """answer(*argv, code=0) -> what a command prints with --json, held to the keys that its help names."""
+    from croplem_hf.cli import main
+
+    def answer(*argv, code=0):
+        argv = [str(word) for word in argv]
+        capsys.readouterr()
+        assert main([*argv, "--json"]) == code
+        found = json.loads(capsys.readouterr().out)
+        verb = argv[:2] if argv[0] == "data" else argv[:1]
+        with pytest.raises(SystemExit):
+            main([*verb, "--help"])
+        told = capsys.readouterr().out.partition("keys of --json:\n")[2]
+        keys = {line.split()[0] for line in told.splitlines() if line[2:3].strip()}
+        assert keys <= set(found) if verb == ["info"] else keys == set(found)
+        return found
+
+    return answer

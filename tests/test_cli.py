@@ -72,7 +72,7 @@ def test_from_imagery_to_similar_places(tree, tmp_path, capsys):
     assert run(capsys, "index", table, index) == (0, f"6 embeddings indexed in {index}\n", [])
     first, second = read_table(table).ids[:2]
     code, out, err = run(capsys, "similar", index, "--id", first, "--id", second, "-k", 3, "--json")
-    rows = json.loads(out)
+    rows = json.loads(out)["neighbours"]
     expected = [(query, rank) for query in (first, second) for rank in (1, 2, 3)]
     assert code == 0 and [(row["query"], row["rank"]) for row in rows] == expected
     assert all(row["id"] != row["query"] and row["height"] == 32 and row["crs"].startswith("EPSG:") for row in rows)
@@ -85,7 +85,7 @@ def test_from_imagery_to_similar_places(tree, tmp_path, capsys):
     assert [line[:3] for line in lines[1:]] == [[first, str(row["rank"]), row["id"]] for row in rows[:2]]
     options = ["--where", "sensors=s2", "--where", "height=32", "--json"]
     code, out, err = run(capsys, "similar", index, "--id", first, *options)
-    assert code == 0 and {row["sensors"] for row in json.loads(out)} == {"s2"}
+    assert code == 0 and {row["sensors"] for row in json.loads(out)["neighbours"]} == {"s2"}
     for option, message in (("sensors", "must be COLUMN=VALUE"), ("height=tall", "cannot hold")):
         code, out, err = run(capsys, "similar", index, "--id", first, "--where", option)
         assert code == 1 and message in err[0]
@@ -133,7 +133,7 @@ def test_int8_and_fewer_numbers_go_all_the_way(tree, embedded, tmp_path, capsys)
     code, said, _ = run(capsys, "index", out, tmp_path / "small.index")
     assert code == 0 and json.loads(run(capsys, "info", tmp_path / "small.index")[1])["truncate_dim"] == 100
     code, said, _ = run(capsys, "similar", tmp_path / "small.index", "--id", small.ids[0], "-k", 3, "--json")
-    rows = json.loads(said)
+    rows = json.loads(said)["neighbours"]
     assert code == 0 and len(rows) == 3 and "embedding_scale" not in rows[0]
     index = EmbeddingIndex.load(tmp_path / "small.index")
     assert index.query(small, k=1).ids == [[name] for name in small.ids]
@@ -156,7 +156,38 @@ def test_a_table_at_out_is_made_anew(tree, tmp_path, capsys):
     run(capsys, "embed", tree, out, "--quiet")
     assert len(read_table(out)) == 6
     main_help = run(capsys, "embed", "--help")[1]
-    assert "An embeddings table that already lies at OUT is made anew and replaced." in " ".join(main_help.split())
+    assert "table of the same source that already lies at OUT is made anew and replaced" in " ".join(main_help.split())
+
+
+def test_a_table_of_another_source_is_not_replaced_without_a_word(tree, tmp_path, capsys):
+    out, other = tmp_path / "e.parquet", series(tmp_path / "s.parquet", 3)
+    again = shutil.copytree(tree, tmp_path / "copy")
+    assert run(capsys, "embed", tree, out, "--quiet")[0] == 0
+    before = out.read_bytes()
+    # Other ids; and the same ids from another folder.
+    for source in (other, again):
+        code, _, err = run(capsys, "embed", source, out, "--quiet")
+        assert code == 1 and out.read_bytes() == before and not (tmp_path / "e.parquet.parts").exists()
+        assert "holds the embeddings of another source, such as 'ROIs" in err[0] and "--overwrite" in err[0]
+    assert run(capsys, "embed", other, out, "--quiet", "--overwrite")[0] == 0
+    assert read_table(out).ids == ["r0", "r1", "r2"]
+    # What a foreign table was made of is told by its ids alone.
+    foreign = pq.read_table(out).replace_schema_metadata(None)
+    pq.write_table(foreign, out)
+    assert run(capsys, "embed", tree, out, "--quiet")[0] == 1
+    assert run(capsys, "embed", other, out, "--quiet")[0] == 0
+
+
+def test_skipped_items_are_told_once(tmp_path, capsys, caplog):
+    tree = generate_sen12ms(tmp_path / "tree", scenes=1, patches_per_scene=4, size=16)
+    next(tree.rglob("*_s2_*.tif")).write_bytes(b"")
+    assert main(["embed", str(tree), str(tmp_path / "e.parquet"), "--quiet"]) == 0
+    assert caplog.text.count("skipped.csv") == 1 and "skipped.csv" not in capsys.readouterr().out
+
+
+def test_a_map_of_what_is_no_scene(tree, tmp_path, capsys):
+    code, _, err = run(capsys, "map", tree, tmp_path / "m.tif", "--embeddings")
+    assert code == 1 and f"{tree}: is no scene; a scene is a folder with metadata.csv" in err[0]
 
 
 # Mistakes
@@ -218,7 +249,7 @@ def test_good_patches_are_kept_where_others_are_bad(tmp_path, capsys):
     for patch, (kind, how, _) in spoilt.items():
         spoil(tree, patch, kind, how)
     code, out, err = run(capsys, "embed", tree, tmp_path / "e.parquet")
-    assert (code, err) == (0, []) and "5 items skipped, listed in" in out
+    assert (code, err) == (0, []) and "; 5 skipped" in out
     table = read_table(tmp_path / "e.parquet")
     good = [row for row, name in enumerate(everything.ids) if name not in spoilt]
     assert table.ids == [everything.ids[row] for row in good] and table.info["skipped"] == 5
@@ -232,7 +263,6 @@ def test_good_patches_are_kept_where_others_are_bad(tmp_path, capsys):
 
 def test_wrong_usage(tree, capsys):
     for argv, message in [
-        ([], "croplem: error: the following arguments are required: VERB"),
         (["harvest"], "croplem: error: argument VERB: invalid choice: 'harvest'"),
         (["embed"], "croplem embed: error: the following arguments are required: SRC, OUT"),
         (["embed", tree, "o", "--patch-size", "17"], "argument --patch-size: '17' is not a whole number from 1 to 16"),

@@ -18,7 +18,7 @@ def small(monkeypatch):
         monkeypatch.setattr(demo, name, value)
 
 
-def test_the_demo_makes_all_that_it_says(small, tmp_path, capsys):
+def test_the_demo_makes_all_that_it_says(small, tmp_path, capsys, answer):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -30,7 +30,8 @@ def test_the_demo_makes_all_that_it_says(small, tmp_path, capsys):
     assert read_geotiff(out / "map.tif")[0].shape == (3, 128, 128)
     assert len(read_table(out / "embeddings.parquet")) == 199
     before = (out / "embeddings.parquet").stat().st_mtime_ns
-    assert main(["demo", "--out", str(out)]) == 0, "a second call goes on from what is there"
+    found = answer("demo", "--out", out)  # a second call goes on from what is there
+    assert (found["rows"], found["skipped"], found["report"]) == (199, 1, str(out / "report.html"))
     assert (out / "embeddings.parquet").stat().st_mtime_ns == before
     capsys.readouterr()
     assert main(["demo", "--out", str(out), "--seed", "1"]) == 1

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from croplem_hf import CoverageBandit, LogisticHead, generate_scene, load_head, read_table
+from croplem_hf import CoverageBandit, EmbeddingIndex, LogisticHead, generate_scene, load_head, read_table
 from croplem_hf.active.suggest import STRATEGIES, allocate
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
-from croplem_hf.label_verbs import SUGGEST_STRATEGIES
+from croplem_hf.suggest_verb import SUGGEST_STRATEGIES
 
 
 def write_labels(path, rows, header=("id", "label")):
@@ -74,6 +74,37 @@ def test_a_target_is_covered_instead_of_the_table(pool, tmp_path):
     out = tmp_path / "next.csv"
     assert main(["suggest", table, "-n", "20", "--target", str(cropland), "--out", str(out)]) == 0
     assert sum(truth[row["id"]] == "cropland" for row in read_rows(out)) >= 14
+
+
+def test_ids_and_vectors_alone_are_a_table(pool, tmp_path):
+    table, labels = tmp_path / "t.parquet", write_labels(tmp_path / "labels.csv", list(pool[1].items())[:60])
+    pq.write_table(pq.read_table(pool[0]).select(["id", "embedding"]), table)
+    assert main(["suggest", str(table), "--where", "id=p1", "--where", "id=p2", "--out", str(tmp_path / "n.csv")]) == 0
+    assert {row["id"] for row in read_rows(tmp_path / "n.csv")} == {"p1", "p2"}
+    assert main(["fit", str(table), "--labels", labels, str(tmp_path / "head")]) == 0
+    assert EmbeddingIndex.build(read_table(table)).query(ids=["p1"], k=3).metadata.column_names == ["id"]
+
+
+def test_a_lost_sheet_is_told_and_can_be_released(pool, tmp_path, caplog, capsys):
+    table, truth = pool
+    sheets, state = [tmp_path / f"next{k}.csv" for k in range(3)], tmp_path / "campaign.state"
+    command = ["suggest", table, "-n", "10", "--state", str(state)]
+    assert main([*command, "--out", str(sheets[0])]) == 0 and "no label yet" not in caplog.text
+    first = [row["id"] for row in read_rows(sheets[0])]
+    labels = write_labels(tmp_path / "labels.csv", [(name, truth[name]) for name in first[:4]])
+    command += ["--labels", labels, "--out"]
+    assert main([*command, str(sheets[1])]) == 0
+    told = "6 items of earlier sheets have no label yet and are not offered again; if a sheet was lost, release its"
+    assert told in caplog.text and "--forget SHEET.csv" in caplog.text
+    caplog.clear()
+    # A sheet of which labels came is released as far as they did not come, and only that sheet.
+    rest = str(180 - 4 - 10)
+    assert main([*command, str(sheets[2]), "--forget", str(sheets[0]), "-n", rest]) == 0
+    assert "10 items of earlier sheets" in caplog.text
+    third, second = ({row["id"] for row in read_rows(sheet)} for sheet in (sheets[2], sheets[1]))
+    assert third == set(truth) - set(first[:4]) - second
+    assert main(["suggest", table, "--forget", str(sheets[0]), "--out", str(tmp_path / "x.csv")]) == 1
+    assert "--forget needs --state" in capsys.readouterr().err
 
 
 def test_a_class_that_comes_later_does_not_renumber_the_others(pool, tmp_path):
@@ -257,8 +288,9 @@ def test_a_share_is_drawn_by_chance_and_the_state_remembers_it(pool, tmp_path, c
     for arguments in (["--explore", "0.5"], []):
         assert main(["suggest", pool[0], "-n", "10", "--out", str(out), "--state", str(state), *arguments]) == 0
         assert sum(row["reason"].startswith("drawn by chance") for row in read_rows(out)) == 5
-    assert main(["suggest", pool[0], "--explore", "2", "--out", str(out)]) == 1
-    assert "share from 0 to 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["suggest", pool[0], "--explore", "2", "--out", str(out)])
+    assert stop.value.code == 2 and "'2' is not a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_prices_and_ways_shape_a_batch(placed, tmp_path, capsys):
@@ -309,6 +341,31 @@ def test_fit_and_evaluate(pool, tmp_path, capsys):
     assert "region left out" in capsys.readouterr().out
 
 
+def test_regions_of_a_few_rows_are_told(pool, tmp_path, caplog, answer):
+    table, truth = pool
+    names = [name for k, name in enumerate(truth) if k % 3 == 0 or k < 9]
+    labels = write_labels(tmp_path / "labels.csv", [(name, truth[name]) for name in names])
+    found = answer("evaluate", table, "--labels", labels, "--out", tmp_path / "report", "--seeds", 0, "--quiet")
+    assert found["small_regions"] == {"south": 3, "east": 3}
+    assert "too few rows to test in east (3), south (3): their figures mean little with fewer than 30" in caplog.text
+
+
+def test_a_report_lies_in_a_folder_of_its_own(pool, tmp_path, capsys):
+    arguments = ["evaluate", pool[0], "--label-column", "label", "--seeds", "0", "--quiet", "--out"]
+    foreign, own = tmp_path / "imagery", tmp_path / "report"
+    foreign.mkdir()
+    (foreign / "s2.tif").write_bytes(b"x")
+    assert main([*arguments, str(foreign)]) == 1
+    assert "holds other files than an earlier report, such as s2.tif; give the name" in capsys.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["s2.tif"]
+    assert main([*arguments, str(foreign / "s2.tif")]) == 1 and "is a file" in capsys.readouterr().err
+    own.mkdir()
+    for name in ("report.html", "figures.json", "regions.csv", ".DS_Store"):
+        (own / name).touch()
+    assert main([*arguments, str(own), "--title", "New"]) == 0, "an earlier report may be replaced"
+    assert "<h1>New</h1>" in (own / "report.html").read_text()
+
+
 def test_options_of_heads_through_the_command_line(pool, tmp_path, capsys):
     table, truth = pool
     names = list(truth)
@@ -335,6 +392,20 @@ def test_picked_labels_are_no_test(pool, tmp_path, capsys):
     assert main(["evaluate", table, "--labels", labels, "--out", str(tmp_path / "report"), "--quiet"]) == 1
     assert "all 180 labels were picked by a strategy" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_a_column_that_is_named_must_be_there(pool, tmp_path, capsys):
+    options = ["--label-column", "label"]
+    for argv in (["fit", pool[0], *options, str(tmp_path / "x"), "--block", "nothing"],
+                 ["suggest", pool[0], "--out", str(tmp_path / "x"), "--region", "nothing"],
+                 ["evaluate", pool[0], *options, "--out", str(tmp_path / "x"), "--region", "nothing"]):  # fmt: skip
+        assert main(argv) == 1 and "no column 'nothing'; found region, label, block" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_column_without_classes_is_refused(pool, tmp_path, capsys):
+    assert main(["evaluate", pool[0], "--label-column", "id", "--out", str(tmp_path / "x"), "--block", "id"]) == 1
+    assert "each of the 180 classes has a single row; are these labels?" in capsys.readouterr().err
 
 
 BAD_LABELS = {
@@ -407,6 +478,14 @@ def test_sample_embed_fit_map(tmp_path, capsys, monkeypatch):
         assert main([*arguments[:2], str(tmp_path / "late.tif"), *arguments[3:]]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     assert not (tmp_path / "late.tif").exists()
+    (tmp_path / "photo.tif").write_bytes((scene / "s1.tif").read_bytes())
+    assert main([*arguments[:2], str(tmp_path / "photo.tif"), *arguments[3:]]) == 1
+    assert "photo.tif: exists and is no map of this library" in capsys.readouterr().err
+    assert main([*arguments[:2], labels, *arguments[3:]]) == 1
+    assert "labels.csv: would become a TIF file; give it a name that ends in .tif" in capsys.readouterr().err
+    assert main([*arguments, "--region", "iran"]) == 1
+    assert "does not centre every region on itself; leave --region out" in capsys.readouterr().err
+    assert main(arguments) == 0, "a map may be made anew"
     before = (scene / "s2.tif").read_bytes()
     capsys.readouterr()
     assert main(["map", str(scene), str(scene / "s2.tif"), "--head", str(tmp_path / "head"), "--quiet"]) == 1

@@ -163,3 +163,31 @@ def test_labels_of_real_series_are_read_from_their_table(real_data):
     labels = read_labels(real_data / "series" / "series.parquet", "cropland")
     assert set(labels.values()) == {"0", "1"}
     assert len(labels) > 20_000
+
+
+def test_labels_that_differ_by_case_or_blanks_are_told(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", "id,label\np0,Cropland\np1,cropland\np2,cropland \np3,other\n")
+    y = match_labels(make_table(x=range(4)), read_labels(path))
+    assert y.tolist() == ["Cropland", "cropland", "cropland", "other"], "nothing is merged by itself"
+    told = "labels 'Cropland' (1) and 'cropland' (2) differ only by case and are classes of their own"
+    assert told in caplog.text
+    assert f"{path}: 'cropland' (1), 'cropland ' (1) are taken as one label 'cropland'" in caplog.text
+    caplog.clear()
+    column_labels(make_table(crop=["Cropland", "cropland", None, "other"]), "crop")
+    assert "'Cropland' (1) and 'cropland' (1) differ only by case" in caplog.text
+    caplog.clear()
+    match_labels(make_table(x=range(2)), read_labels(write(tmp_path / "b.csv", "id,label\np0, a\np1, b\n")))
+    assert caplog.text == "", "blanks behind every comma confuse nothing"
+
+
+def test_sheets_put_together_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", "rank,id,label,lon\n1,a,x,35.1\n2,b,y,35.2\nrank,id,label,lon\n1,c,x,35.3\n")
+    assert read_labels(path) == {"a": "x", "b": "y", "c": "x"}
+    path = write(tmp_path / "b.csv", "id,label,who\na,x,ann\nid,who,label\nb,bob,y\n")
+    with pytest.raises(DataError, match="data row 2 is a header with other columns; give each of the sheets"):
+        read_labels(path)
+    path = write(tmp_path / "c.csv", "id,label\na,x\nid,label,who\nb,y,bob\n")
+    with pytest.raises(DataError, match="several sheets put together.* Give each a --labels of its own"):
+        read_labels(path)
+    with pytest.raises(DataError, match="no rows below the header"):
+        read_labels(write(tmp_path / "d.csv", "id,label\nid,label\n"))

@@ -101,7 +101,7 @@ def test_a_place_of_a_map_is_looked_for(fields, capsys):
     place = f"{row['lon']:.6f},{row['lat']:.6f}"
     code, out, err = run(capsys, "similar", fields / "e.index", "--lonlat", place, "-k", 2, "--json")
     assert code == 0 and f"plot 20 lies 0 m from {row['lon']:g},{row['lat']:g}" in err
-    rows = json.loads(out)
+    rows = json.loads(out)["neighbours"]
     assert [r["query"] for r in rows] == ["plot 20"] * 2 and "plot 20" not in {r["id"] for r in rows}
     far = f"-{row['lon']:.4f},{row['lat']:.4f}"  # begins with a minus
     code, _, err = run(capsys, "similar", fields / "e.index", "--lonlat", far)
@@ -118,7 +118,7 @@ def test_a_field_of_a_file_is_found_again_and_drawn_with_its_outline(fields, tmp
     code, out, err = run(capsys, "similar", fields / "e.index", *field, "-k", 3, "--json", "--images", fields / "scene",
                          "--outlines", fields / "all.gpkg", "--id-column", "name", "--picture", picture)  # fmt: skip
     assert code == 0, err
-    rows = json.loads(out)
+    rows = json.loads(out)["neighbours"]
     # The shrinking of the index is part of what is repeated: the very same numbers.
     assert (rows[0]["id"], rows[0]["score"], rows[0]["query"]) == ("plot 27", 1.0, "plot 27") and rows[1]["score"] < 1
     with Image.open(picture) as image:
@@ -184,7 +184,8 @@ def test_a_new_image_is_embedded_by_the_settings_of_the_index(patches, tmp_path,
     code, out, err = run(capsys, "similar", patches / "e.index", "--image", patches / "tree", *argv, "--images",
                          patches / "tree")  # fmt: skip
     assert code == 0, err
-    assert [(r["query"], r["id"], r["score"]) for r in json.loads(out)] == [(name, name, 1.0) for name in known]
+    rows = json.loads(out)["neighbours"]
+    assert [(r["query"], r["id"], r["score"]) for r in rows] == [(name, name, 1.0) for name in known]
     assert height(tmp_path / "p.png") > 6 * CELL
     other = generate_sen12ms(tmp_path / "tree", scenes=1, patches_per_scene=1, size=64)
     code, out, err = run(capsys, "similar", patches / "e.index", "--image", other, "-k", 1)
@@ -204,5 +205,5 @@ def test_a_new_series_is_looked_for_among_series(tmp_path, capsys):
     code, out, err = run(capsys, "similar", tmp_path / "i", "--image", tmp_path / "new.parquet", "-k", 1, "--json",
                          "--picture", tmp_path / "p.png", "--images", tmp_path / "all.parquet")  # fmt: skip
     assert code == 0, err
-    assert [(r["query"], r["id"], r["score"]) for r in json.loads(out)] == [("r4", "r4", 1.0)]
+    assert [(r["query"], r["id"], r["score"]) for r in json.loads(out)["neighbours"]] == [("r4", "r4", 1.0)]
     assert 2 * CELL < height(tmp_path / "p.png") < 3 * CELL

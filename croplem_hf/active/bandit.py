@@ -129,6 +129,10 @@ class CoverageBandit(Strategy):
         """Rows that were chosen and have no label yet, int64."""
         return np.concatenate([np.empty(0, np.int64), *(batch.rows for batch in self._batches)])
 
+    def forget(self, rows: np.ndarray) -> None:
+        """Wait no longer for the labels of `rows`, int (n,): they count as not covered and may be chosen again."""
+        self._batches = [batch.take(~np.isin(batch.rows, rows)) for batch in self._batches]
+
     def _turn(self, pool: Pool) -> int:
         return self._round
 

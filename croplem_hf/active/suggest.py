@@ -1,5 +1,6 @@
 """The next rows of an embeddings table to label, with the reasons, as a list for the field."""
 
+import logging
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ STRATEGIES = {
     "dropquery": DropQuerySampling,
 }
 PLACE = ("region", "lon", "lat")
+_log = logging.getLogger(__name__)
 
 
 def suggest(
@@ -56,6 +58,7 @@ def suggest(
     budget: float | None = None,
     target: EmbeddingsTable | None = None,
     state: str | os.PathLike | None = None,
+    forget: Collection[str] = (),
     out: str | os.PathLike | None = None,
 ) -> list[dict]:
     """Choose the next n rows of a table to label.
@@ -76,6 +79,7 @@ def suggest(
             covers that instead of the table. Give the same in every round.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
             does not offer again what waits for its label; written after the choice.
+        forget: ids of which no label will come, such as those of a lost sheet: they no longer wait and may be chosen.
         out: CSV to write, and a GeoJSON beside it where all have lon and lat (`write_sheets`), before the state: what
             was never shown is not waited for.
 
@@ -121,10 +125,17 @@ def suggest(
     # A class keeps its code when others come later: the state holds codes.
     names, waiting = [], np.empty(0, np.int64)
     if strategy == "bandit":
+        chooser.forget(np.array([row for row in _rows_of(table, forget) if y[row] is None], np.int64))
         names, waiting = chooser.class_names_, chooser.pending_
     names = [*names, *sorted({label for label in y if label is not None}.difference(names))]
     codes, _ = encode_labels(y, names)
     may = codes == MISSING
+    late = int(may[waiting].sum())
+    if late:
+        _log.warning(
+            "%d items of earlier sheets have no label yet and are not offered again; if a sheet was lost, release its "
+            "items by --forget SHEET.csv (forget=ids)", late,
+        )  # fmt: skip
     may[waiting] = False
     may[_rows_of(table, exclude)] = False
     candidates = np.flatnonzero(may)

@@ -130,6 +130,21 @@ def summarise_findings(table: pa.Table) -> str:
     return "\n".join(lines)
 
 
+def check_replaceable(path: str | os.PathLike) -> None:
+    """Refuse to write findings where something else lies.
+
+    Raises:
+        DataError: a file that is no table of findings.
+    """
+    if os.path.exists(path):
+        try:
+            ours = _ABOUT in (pq.read_schema(path).metadata or {})
+        except (pa.ArrowException, OSError):
+            ours = False
+        if not ours:
+            raise DataError(f"{path}: exists and is no table of findings; give another name")
+
+
 def write_findings(table: pa.Table, path: str | os.PathLike) -> Path:
     """Write the table of `check_source` as Parquet: aside first, then renamed, so no half file ever shows."""
     path = Path(path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,13 +28,31 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def check_ending(path: str | os.PathLike | None, ending: str) -> None:
+@contextlib.contextmanager
+def write_folder_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder to fill, which becomes `path`, empty or not there, when all went well and is removed when not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.mkdir()
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_ending(path: str | os.PathLike | None, ending: str, *others: str) -> None:
     """Refuse to write a file under a name with another ending, so that nobody's table is replaced by a slip.
 
     Raises:
-        DataError: another ending.
+        DataError: another ending, or a folder.
     """
-    if path is not None and Path(path).suffix.lower() != ending:
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise DataError(f"{path}: is a folder; give the name of a file that ends in {ending}")
+    if Path(path).suffix.lower() not in (ending, *others):
         raise DataError(f"{path}: would become a {ending[1:].upper()} file; give it a name that ends in {ending}")
 
 
@@ -45,4 +64,4 @@ def entry_kind(entry: os.DirEntry) -> str | None:
         return None
 
 
-__all__ = ["GENERATED", "check_ending", "entry_kind", "write_aside"]
+__all__ = ["GENERATED", "check_ending", "entry_kind", "write_aside", "write_folder_aside"]

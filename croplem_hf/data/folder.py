@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..sensors import SENSORS
 from .image import Image, group_images, settle_offsets
 from .layer import Layer, raster_size
-from .metadata import CLOUD_THRESHOLD, NAMES, RasterRow, place_labels, read_metadata
+from .metadata import CLOUD_THRESHOLD, NAMES, RasterRow, find_table, place_labels, read_metadata
 from .plan import Layout
 from .sample import Sample, make_sample
 
@@ -171,7 +171,7 @@ class ImageFolder:
         sensors = SENSORS if sensors is None else tuple(sensors)
         if not sensors or not set(sensors) <= set(SENSORS):
             raise DataError(f"sensors must be some of {SENSORS}, found {sensors!r}")
-        self.sensors, self.s2_level = sensors, s2_level
+        self.root, self.sensors, self.s2_level = Path(root_or_table), sensors, s2_level
         self.s1_units, self.s2_units, self.s2_offset = s1_units, s2_units, s2_offset
         self.cloud_threshold = cloud_threshold
         options = {"s2_level": s2_level, "s1_units": s1_units, "s2_units": s2_units, "s2_offset": s2_offset}
@@ -258,8 +258,14 @@ def open_scene(root_or_table: str | os.PathLike, id: str | None = None, **option
         options: as in `ImageFolder`.
 
     Raises:
-        DataError: see `ImageFolder` and `Scene`; no such place, or several and none was named.
+        DataError: see `ImageFolder` and `Scene`; no such place, or several and none was named; data of another layout.
     """
+    path = Path(root_or_table)
+    if path.exists() and find_table(path) is None:
+        raise DataError(
+            f"{path}: is no scene; a scene is a folder with metadata.csv, which lists the rasters of a place and their "
+            "dates, or that table itself (docs/imagery.md). Only `croplem embed` takes SEN12MS, shards and series"
+        )
     folder = ImageFolder(root_or_table, **options)
     if id is None and len(folder) > 1:
         found = ", ".join(folder.ids[:5])

@@ -340,7 +340,7 @@ class ShardFolder:
                 raise ValueError("no shards in it")
             return {"unit": "patch", "seasonal": False, "generated": False} | manifest
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not the manifest of shards ({error!r}); fetch it again") from error
+            raise DataError(f"{path}: not the manifest of shards ({error!r:.200}); fetch it again") from error
 
     def _index(self) -> pa.Table:
         path = f"{self.root}/index.parquet"

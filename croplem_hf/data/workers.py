@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import functools
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -10,10 +10,24 @@ import threading
 _source: object = None
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process that Ctrl-C does not reach before `_start`: Python would print where it was in its imports."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process
+
+
 def worker_pool(workers: int, source: object) -> concurrent.futures.ProcessPoolExecutor:
     """A pool whose processes find `source` by `worker_source()`."""
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, context, functools.partial(_start, source))
+    return concurrent.futures.ProcessPoolExecutor(workers, _Context(), functools.partial(_start, source))
 
 
 def available_cpus() -> int:
@@ -29,6 +43,7 @@ def worker_source() -> object:
 def _start(source: object) -> None:
     # Ctrl-C reaches a whole process group: workers die quietly, the parent tells.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # What a parent that was killed left behind would write beside the next run.
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
     global _source

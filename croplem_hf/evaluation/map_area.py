@@ -13,7 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform
 
 from ..errors import DataError
-from ..labels import as_label, read_columns
+from ..labels import as_label, read_columns, warn_of_case
 from .area import area_estimates
 from .design import COLUMNS, design
 from .unit_area import unit_estimates
@@ -66,6 +66,7 @@ def map_area(
         raise DataError(f"{labels_path}: none of the {len(keep)} labels lies on pixels of {map_path}")
     if not on_map.all():
         _log.warning("%d of %d labels lie where %s has no data; left out", (~on_map).sum(), len(keep), map_path)
+    warn_of_case(truth[on_map].tolist(), names)
     truth, mapped = truth[on_map], np.array(names)[codes[on_map]]
     if not set(truth) & set(names):
         found = ", ".join(sorted(set(truth))[:5])

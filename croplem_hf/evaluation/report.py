@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..plain import plain
 from .fairness import METRICS
 
 NAMES = {
@@ -89,15 +90,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, figures: Mapping) -> None:
     """Write figures as JSON, whole or not at all; NaN becomes null."""
-    write_text(path, json.dumps(_plain(figures), indent=1, allow_nan=False))
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_text(path, json.dumps(plain(figures), indent=1, allow_nan=False))
 
 
 def section(title: str, *parts: str) -> str:

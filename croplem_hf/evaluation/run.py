@@ -7,6 +7,7 @@
 import csv
 import datetime
 import io
+import logging
 import math
 import os
 import time
@@ -23,13 +24,16 @@ from ..heads import LogisticHead, RegionCentre, region_names
 from ..labels import column_values, spatial_blocks
 from ..table import EmbeddingsTable
 from .design import Design
-from .fairness import METRICS
+from .fairness import METRICS, MIN_ROWS
 from .pages import pages
 from .parts import Labelled, account, efficiency, far_rows, few_local_labels, neighbours, sets_of_classes
 from .report import write_json, write_report, write_text
 from .transfer import grouped_cross_validation, leave_one_region_out
 
 BUDGETS = (10, 20, 50, 100, 200, 500)
+FILES = ("report.html", "figures.json", "regions.csv")
+_SHOWN = 8
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -59,7 +63,8 @@ def evaluate(
     Args:
         table: N embeddings.
         y: N labels, None where a row has none (`match_labels`, `column_labels`).
-        out_dir: folder for report.html, figures.json and regions.csv; each is written aside and renamed.
+        out_dir: folder for report.html, figures.json and regions.csv; each is written aside and renamed. A new one, or
+            that of an earlier report, which is replaced.
         title: of the report.
         region: metadata column of regions; one region where the table has no such column.
         block: metadata column of spatial blocks, which are never split between training and test; rows are split one by
@@ -82,9 +87,10 @@ def evaluate(
         `label_efficiency`, `left_out` (why a part is missing), `settings`.
 
     Raises:
-        DataError: no label, one class only, or a single block.
+        DataError: no label, one class only, a single block, or a folder that holds other files than a report.
     """
-    began = time.perf_counter()
+    began, out = time.perf_counter(), Path(out_dir)
+    _check_folder(out)
     rows = _labelled(table, y, region, block, centre_by, design, baselines)
     with tqdm(total=5, desc="evaluate", disable=not progress) as bar:
         figures = {"data": _describe(table, rows, design), "left_out": {}, "sets": [], "far": []}
@@ -116,11 +122,30 @@ def evaluate(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    out = Path(out_dir)
+    small = figures["data"]["small_regions"]
+    if small:
+        names = [f"{name} ({count})" for name, count in small.items()]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        _log.warning(
+            "too few rows to test in %s: their figures mean little with fewer than %d; label more there, or join "
+            "regions in another column (--region)", ", ".join(names[:_SHOWN]) + more, MIN_ROWS,
+        )  # fmt: skip
     write_json(out / "figures.json", figures)
     write_text(out / "regions.csv", _regions_csv(figures))
     write_report(out / "report.html", title, pages(figures), subtitle=_subtitle(figures))
     return figures
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder in which a report would lie among, or replace, somebody's files."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; give the name of a new folder")
+    own = {*FILES, *(f"{name}.tmp" for name in FILES)}
+    foreign = sorted(path.name for path in out.glob("*") if path.name not in own and not path.name.startswith("."))
+    if foreign:
+        raise DataError(
+            f"{out}: holds other files than an earlier report, such as {foreign[0]}; give the name of a new folder"
+        )
 
 
 def _labelled(
@@ -160,6 +185,7 @@ def _labelled(
 
 def _describe(table: EmbeddingsTable, rows: Labelled, design: Design | None) -> dict:
     names, counts = np.unique(rows.y, return_counts=True)
+    regions, tested = np.unique(rows.regions[rows.tests], return_counts=True)
     return {
         "rows": len(table), "labelled": len(rows.y), "dim": int(rows.X.shape[1]),
         "tested": int(rows.tests.sum()), "weighted": rows.weights is not None,
@@ -169,6 +195,9 @@ def _describe(table: EmbeddingsTable, rows: Labelled, design: Design | None) -> 
         "regions": {
             name: {str(k): int(np.sum(rows.y[rows.regions == name] == k)) for k in names}
             for name in np.unique(rows.regions).tolist()
+        },
+        "small_regions": {
+            name: count for name, count in zip(regions.tolist(), tested.tolist(), strict=True) if count < MIN_ROWS
         },
         "content_hash": table.content_hash, "embeddings": table.info,
     }  # fmt: skip

@@ -70,23 +70,26 @@ def grouped_cross_validation(
     Args:
         X, y, make_head: as in `leave_one_region_out`.
         blocks: (n,) spatial blocks; rows are split one by one where None, which flatters where neighbours are alike.
-        n_splits: how many folds, fewer where there are fewer blocks.
+        n_splits: how many folds, fewer where there are fewer blocks, or fewer rows of every class.
         seed: of the folds.
 
     Returns:
         float64 (n, K), as there.
 
     Raises:
-        DataError: a single block.
+        DataError: a single block, or a single row of every class.
     """
     names, codes = np.unique(np.asarray(y), return_inverse=True)
     blocks = _blocks(blocks, len(codes))
     count = len(np.unique(blocks))
     if count < 2:
         raise DataError("all rows lie in one block; there is nothing to test on")
+    most = int(np.bincount(codes).max())
+    if most < 2:
+        raise DataError(f"each of the {len(names)} classes has a single row; are these labels?")
     proba = np.empty((len(codes), len(names)))
     kind = StratifiedGroupKFold if count < len(codes) else StratifiedKFold
-    splitter = kind(min(n_splits, count), shuffle=True, random_state=seed)
+    splitter = kind(min(n_splits, count, most), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class rarer than the folds is lacking in some, which is as it should be.
         warnings.filterwarnings("ignore", message="The least populated class")

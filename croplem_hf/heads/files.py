@@ -88,7 +88,7 @@ def load_head(
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder}: no head here (no {FILES[0]}); `croplem fit` writes one") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: {FILES[0]} is damaged ({error!r}); fit the head again") from error
+        raise CheckpointError(f"{folder}: {FILES[0]} is damaged ({error!r:.200}); fit the head again") from error
     if not (folder / FILES[1]).is_file():
         raise CheckpointError(f"{folder}: {FILES[1]} is missing; fit the head again")
     if _sha256(folder / FILES[1]) != about.get("sha256"):
@@ -96,7 +96,7 @@ def load_head(
     try:
         return _read(kinds[about["kind"]], about, load_file(folder / FILES[1]))
     except (SafetensorError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: not the files of a {about['kind']} ({error!r})") from error
+        raise CheckpointError(f"{folder}: not the files of a {about['kind']} ({error!r:.200})") from error
 
 
 def _read(kind: type[Head], about: dict, tensors: dict[str, np.ndarray]) -> Head:

@@ -104,7 +104,7 @@ class Basis:
                 about = json.loads((file.metadata() or {})["croplem"])
                 tensors = {name: file.get_tensor(name) for name in ("mean", "components", "scale", "explained")}
         except (SafetensorError, ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{path}: not a basis of embeddings ({error!r})") from error
+            raise CheckpointError(f"{path}: not a basis of embeddings ({error!r:.200})") from error
         shape = tensors["components"].shape
         if len(shape) != 2 or tensors["mean"].shape != shape[1:] or tensors["scale"].shape != shape[:1]:
             raise CheckpointError(f"{path}: not a basis of embeddings (its shapes do not fit each other)")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from .cog import BandGroup, write_cog
 from .settings import MapSettings, map_settings
 from .tiles import TileStore, bounded_cache, imagery_hash
 from .windows import blend, groups, overlapping, weight_matrix, window_starts
+
+logger = logging.getLogger(__name__)
 
 NODATA = 255
 TILES = {"series": 256, "patch": 1024}
@@ -55,7 +58,7 @@ def map_scene(
         scene: the place (`croplem_hf.data.folder.open_scene`).
         embedder: the encoder that the head was fitted on.
         head: a fitted head that knows how its embeddings were made (`croplem_hf.heads.fit_head`).
-        out: file to write; one that is there is replaced.
+        out: file to write; a map that is there is replaced.
         stride: pixels between windows, for heads on patches; None for a quarter of the window, at least 1.
         tile: rows and columns of the scene that are finished at once; the map does not depend on it. None for 256 for
             heads on single pixels, 1024 for others.
@@ -73,6 +76,12 @@ def map_scene(
     if len(head.classes_) > NODATA:
         raise DataError(f"a map holds at most {NODATA} classes, the head has {len(head.classes_)}")
     steps = _steps(settings, stride)
+    if settings.size == (scene.height, scene.width) != (1, 1):
+        logger.warning(
+            "%s: the scene of %d x %d pixels is a single window of this head, so all of the map gets one value; give a "
+            "larger scene (--stride then sets how fine), or a head on smaller patches or on series of pixels",
+            scene.id, scene.height, scene.width,
+        )  # fmt: skip
     classes = [str(name) for name in head.classes_]
     tags = {
         "CLASSES": json.dumps(dict(enumerate(classes))),
@@ -143,6 +152,11 @@ def predict_window(
     columns = overlapping(lefts, size[1], column, column + width)
     found = np.full((len(head.classes_), len(rows), len(columns)), np.nan, np.float32)
     seen = np.zeros((height, width), bool)
+
+    def advance(count: int) -> None:
+        if progress is not None and count:
+            progress(count / (len(rows) * len(columns)))
+
     for i, j in groups(rows, columns, steps, size, pixels_at_once(scene)):
         top, left, bottom, right = tops[i[0]], lefts[j[0]], tops[i[-1]] + size[0], lefts[j[-1]] + size[1]
         block = read_block(scene, embedder, settings.sensors, (top, left, bottom - top, right - left))
@@ -150,14 +164,17 @@ def predict_window(
         part = block.seen[y - top : row + height - top, x - left : column + width - left]
         seen[y - row : y - row + part.shape[0], x - column : x - column + part.shape[1]] |= part
         down, across = (n.ravel() for n in np.meshgrid(i, j, indexing="ij"))
+        left_over = len(down)
         for numbers, inputs in block.batches(
             tops[down] - top, lefts[across] - left, size, patch_size, tokens_per_batch
         ):
             vectors = embedder.encode(inputs, tokens_per_batch=tokens_per_batch, **settings.encode)
             place = down[numbers] - rows[0], across[numbers] - columns[0]
             found[:, *place] = head.predict_proba(vectors).T
-        if progress is not None:
-            progress(len(i) * len(j) / (len(rows) * len(columns)))
+            advance(len(numbers))
+            left_over -= len(numbers)
+        # Windows in which nobody saw anything.
+        advance(left_over)
     weights = (
         weight_matrix(starts[numbers], side, first, first + count)
         for starts, numbers, side, first, count in (

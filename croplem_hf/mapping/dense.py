@@ -57,7 +57,7 @@ def map_embeddings(
 
     Args:
         scene, embedder: as in `map_scene`.
-        out: file to write; one that is there is replaced.
+        out: file to write; a map that is there is replaced.
         bands: number of principal components, None for all numbers of a token.
         basis: file of an earlier call to take components and scales from.
         precision: "int8" or "float32".

@@ -85,8 +85,14 @@ class Tokens:
         falling = np.outer(*map(window_weight, self.size)).astype(np.float32)[..., None]
         pixels = tuple(n * self.patch_size for n in self.size)
         most = pixels_at_once(self.scene)
+
+        def advance(count: int) -> None:
+            if progress is not None and count:
+                progress(count / (len(rows) * len(columns)))
+
         for i, j in groups(rows, columns, (self.step * self.patch_size,) * 2, pixels, most):
             down, across = (n.ravel() for n in np.meshgrid(self.starts[0][i], self.starts[1][j], indexing="ij"))
+            left_over = len(down)
             for top, left, tokens in self._windows(down, across):
                 y, x = max(top, row), max(left, column)
                 cut = np.s_[y - top : row + height - top, x - left : column + width - left]
@@ -95,8 +101,10 @@ class Tokens:
                 place = np.s_[y - row : y - row + part.shape[0], x - column : x - column + part.shape[1]]
                 total[place] += np.where(known, part, 0) * how
                 weight[place] += known * how
-            if progress is not None:
-                progress(len(down) / (len(rows) * len(columns)))
+                advance(1)
+                left_over -= 1
+            # Windows in which nobody saw anything.
+            advance(left_over)
         return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
 
     def sample(self, count: int = SAMPLED_WINDOWS, seed: int = 0) -> np.ndarray:

@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -318,18 +317,21 @@ def test_nothing_to_check(tmp_path):
         check(tmp_path)
 
 
-def test_the_command(tree, tmp_path, capsys):
+def test_the_command(tree, tmp_path, capsys, answer):
     out = tmp_path / "f.parquet"
     assert main(["data", "check", str(tree), "--out", str(out), "--workers", "1", "--quiet"]) == 3
     text, err = capsys.readouterr()
     assert text == summarise_findings(pq.read_table(out)) + "\n" and err == ""
     assert "48 items checked" in text and "error empty: 1\n    ROIs" in text
-    assert main(["data", "check", str(tree), "--seasons", "summer", "--json", "--quiet", "--workers", "1"]) == 0
-    about = json.loads(capsys.readouterr().out)
+    about = answer("data", "check", tree, "--seasons", "summer", "--quiet", "--workers", "1")
     assert about["errors"] == 0 and about["warnings"] > 0 and about["seasons"] == ["summer"]
     assert main(["data", "check", str(tmp_path / "none")]) == 1
     assert "croplem data check: " in capsys.readouterr().err
     assert main(["data", "check", str(tree), "--out", str(tmp_path)]) == 1
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    for name, message in (("other.parquet", "exists and is no table of findings"), ("f.csv", "ends in .parquet")):
+        assert main(["data", "check", str(tree), "--out", str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["data", "check", "--help"])
     assert stop.value.code == 0 and "3 errors were found" in capsys.readouterr().out

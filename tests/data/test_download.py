@@ -221,7 +221,7 @@ def test_the_files_of_sen12ms():
         sen12ms_files(None, ["s3"])
 
 
-def test_the_command(server, tmp_path, capsys, monkeypatch):
+def test_the_command(server, tmp_path, capsys, monkeypatch, answer):
     monkeypatch.setenv("CROPLEM_SEN12MS_URL", server.url)
     assert main(["data", "download", str(tmp_path / "out"), "--seasons", "summer", "--quiet"]) == 1
     assert "has no such file" in capsys.readouterr().err
@@ -229,3 +229,5 @@ def test_the_command(server, tmp_path, capsys, monkeypatch):
     server.files["train_list.txt"] = CONTENT
     assert main(["data", "download", str(tmp_path / "out"), "--seasons", "summer", "--quiet"]) == 0
     assert f"1 files, whole, in {tmp_path / 'out'}" in capsys.readouterr().out
+    found = answer("data", "download", tmp_path / "out", "--seasons", "summer", "--quiet")
+    assert found == {"out": str(tmp_path / "out"), "files": [str(tmp_path / "out" / "train_list.txt")]}

@@ -189,3 +189,11 @@ def test_impossible_requests_are_refused(tmp_path, options, text):
     with pytest.raises(DataError, match=text):
         generate_sen12ms(tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("value", "message"), [("2", "is not a number from 0 to 1"), ("nan", "is not a number of"),
+                                                ("x", "is not a number of")])  # fmt: skip
+def test_a_share_is_a_share(tmp_path, capsys, value, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "sample", str(tmp_path / "x"), "--clouds", value])
+    assert stop.value.code == 2 and message in capsys.readouterr().err

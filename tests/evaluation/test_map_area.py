@@ -23,7 +23,7 @@ def world(tmp_path):
     return path, mapped, truth, places, np.array(["crop", "other"])[truth[tuple(places.T)]]
 
 
-def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys):
+def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys, answer):
     path, mapped, truth, places, labels = world
     sample = write_sample(tmp_path / "s.csv", places, labels, path)
     assert main(["area", str(path), "--labels", str(sample), "--out", str(tmp_path / "area.json")]) == 0
@@ -32,6 +32,7 @@ def test_the_sample_corrects_the_pixel_count(world, tmp_path, capsys):
     true = np.sum((truth == 0) & (mapped < 255)) / 100
     assert crop["hectares"]["low"] < true < crop["hectares"]["high"] < crop["mapped_hectares"]
     assert "strata: classes of the map" in capsys.readouterr().out
+    assert answer("area", path, "--labels", sample)["classes"][0] == crop
 
 
 def test_strata_of_the_sample_are_used_where_probabilities_are_given(world, tmp_path):
@@ -77,8 +78,11 @@ def test_refuses_what_is_no_sample(world, tmp_path, caplog):
         map_area(tmp_path / "bad.tif", tmp_path / "s.csv")
 
 
-def test_labels_of_other_classes_are_refused(world, tmp_path):
+def test_labels_of_other_classes_are_refused(world, tmp_path, caplog):
     path, _, _, places, labels = world
+    large = np.where(labels == "crop", "Crop", labels)
+    map_area(path, write_sample(tmp_path / "s.csv", places, large, path))
+    assert f"'Crop' ({np.sum(large == 'Crop')}) and 'crop' (0) differ only by case" in caplog.text
     numbers = np.where(labels == "crop", "1", "0")
     with pytest.raises(DataError, match="labels are 0, 1, the classes of .*map.tif crop, other; none agrees"):
         map_area(path, write_sample(tmp_path / "s.csv", places, numbers, path))

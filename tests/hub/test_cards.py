@@ -137,6 +137,32 @@ def test_a_licence_that_is_not_known_is_asked_for(things, tmp_path):
     assert head_of(prepare("embeddings", path, "me/x").card)["license"] == "cc-by-4.0"
 
 
+def test_a_card_says_the_source_that_the_table_knows(things, tmp_path):
+    table, path = read_table(things["embeddings"]), tmp_path / "t.parquet"
+    vectors = np.asarray(table.vectors[:3])
+    unknown = "Its owner has not said where the imagery comes from."
+    for info, columns, told in (
+        ({"source": {"kind": "sen12ms", "licence": "cc-by-4.0"}}, {}, "The imagery is that of SEN12MS (Schmitt"),
+        ({}, {"source": ["worldcereal", "itu", "itu"]}, "what the column `source` names: itu, worldcereal."),
+        ({"source": {"kind": "series"}}, {}, unknown),
+    ):
+        write_table(path, vectors, table.info | info, **columns)
+        EmbeddingIndex.build(read_table(path)).save(tmp_path / "index")
+        for kind, thing in (("embeddings", path), ("index", tmp_path / "index")):
+            card = prepare(kind, thing, "me/x", licence="cc-by-4.0").card
+            assert told in card and (unknown in card) == (told == unknown) and "\n\n\n" not in card
+
+
+def test_a_model_is_pushed_by_its_name_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", "model", "croplem/mae-s1s2", "me/m", "--dry-run"]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    assert main(["push", "model", "croplem/none", "me/m", "--dry-run"]) == 1
+    assert "croplem/none: offline mode is set" in capsys.readouterr().err
+
+
 # What is no such thing
 
 
@@ -172,6 +198,10 @@ def test_the_command_shows_what_would_go(things, capsys):
     assert capsys.readouterr().err.endswith("give --licence, such as cc-by-4.0, or --licence other\n")
     assert main([*command, "--notes", "/no/such/file"]) == 1
     assert "no such file of notes" in capsys.readouterr().err
+    weights = str(things["model"] / "model.safetensors")
+    assert main([*command, "--notes", weights]) == 1 and "notes are text in UTF-8" in capsys.readouterr().err
+    assert main(["push", "model", weights, "me/m", "--dry-run"]) == 1
+    assert "is a file; a checkpoint is a folder" in capsys.readouterr().err
 
 
 def test_heads_of_every_kind_can_be_pushed(tmp_path):

@@ -224,13 +224,60 @@ def test_an_interrupted_map_leaves_the_old_one_and_goes_on(tmp_path, scene, embe
 
 def test_a_scene_that_changed_is_not_joined_with_its_old_tiles(tmp_path, scene, embedder, monkeypatch):
     head, real = make_head(embedder, "series"), classes.predict_window
-    monkeypatch.setattr(classes, "predict_window", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(classes, "predict_window", lambda *args, **kwargs: real(*args, **kwargs) if first() else 1 / 0)
+    first = iter([True, False]).__next__
     with pytest.raises(ZeroDivisionError):
-        map_scene(scene, embedder, head, tmp_path / "m.tif", progress=False)
+        map_scene(scene, embedder, head, tmp_path / "m.tif", tile=9, progress=False)
     monkeypatch.setattr(classes, "predict_window", real)
     again = make_scene(tmp_path, 18, 20, seed=5)
     with pytest.raises(CheckpointError, match="differs in imagery"):
-        map_scene(again, embedder, head, tmp_path / "m.tif", progress=False)
+        map_scene(again, embedder, head, tmp_path / "m.tif", tile=9, progress=False)
+
+
+def test_a_map_that_finished_no_tile_blocks_no_other(tmp_path, scene, embedder, monkeypatch):
+    head, out, real = make_head(embedder, "patch", 8, 8), tmp_path / "m.tif", classes.predict_window
+    monkeypatch.setattr(classes, "predict_window", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        map_scene(scene, embedder, head, out, stride=2, progress=False)
+    assert [path.name for path in (tmp_path / "m.tif.parts").iterdir()] == ["manifest.json"]
+    monkeypatch.setattr(classes, "predict_window", real)
+    map_scene(scene, embedder, head, out, stride=4, progress=False)
+    with rasterio.open(out) as raster:
+        assert raster.tags()["STRIDE"] == "4 x 4"
+
+
+def test_two_runs_of_different_settings_do_not_mix_their_tiles(tmp_path, scene, embedder, monkeypatch):
+    head, out, real = make_head(embedder, "patch", 8, 8), tmp_path / "m.tif", classes.predict_window
+
+    def overtaken(*args, **kwargs):
+        monkeypatch.setattr(classes, "predict_window", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            map_scene(scene, embedder, head, out, stride=4, progress=False)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(classes, "predict_window", overtaken)
+    with pytest.raises(CheckpointError, match="another run has taken it"):
+        map_scene(scene, embedder, head, out, stride=2, progress=False)
+    assert not list((tmp_path / "m.tif.parts").glob("tile-*"))
+
+
+def test_a_scene_of_one_window_is_told(tmp_path, embedder, caplog):
+    scene, head = make_scene(tmp_path, 8, 8, clouds=0), make_head(embedder, "patch", 8, 8)
+    found = read(map_scene(scene, embedder, head, tmp_path / "m.tif", progress=False))
+    assert len(np.unique(found[0])) <= 2 and "all of the map gets one value" in caplog.text
+    caplog.clear()
+    for other in (make_head(embedder, "patch", 4, 4), make_head(embedder, "series")):
+        map_scene(scene, embedder, other, tmp_path / "m.tif", progress=False)
+    assert "one value" not in caplog.text
+
+
+def test_the_bar_moves_with_every_batch_of_windows(scene, embedder):
+    head, shares = make_head(embedder, "series"), []
+    predict_window(
+        scene, embedder, head, map_settings(scene, embedder, head), (1, 1), (0, 0, 18, 20), tokens_per_batch=50,
+        progress=shares.append,
+    )  # fmt: skip
+    assert len(shares) > 20 and sum(shares) == pytest.approx(1)
 
 
 def test_the_map_does_not_take_the_place_of_a_folder(tmp_path, scene, embedder):

@@ -182,3 +182,19 @@ def test_a_real_scene(real_data, tmp_path):
         found = raster.read() * np.array(raster.scales)[:, None, None]
     cosine = (found * exact).sum(axis=0) / np.linalg.norm(found, axis=0) / np.linalg.norm(exact, axis=0)
     assert exact.shape == (128, 14, 14) and cosine.min() > 0.999
+
+
+def test_a_map_that_finished_no_tile_blocks_no_other(tmp_path, scene, embedder, monkeypatch):
+    out = tmp_path / "e.tif"
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Tokens, "read", lambda *args, **kwargs: 1 / 0)
+        map_embeddings(scene, embedder, out, bands=2, progress=False)
+    assert (tmp_path / "e.tif.parts" / "basis.safetensors").exists()
+    with rasterio.open(map_embeddings(scene, embedder, out, bands=3, progress=False)) as raster:
+        assert raster.count == 3
+
+
+def test_the_bar_moves_with_every_window(scene, embedder):
+    tokens, shares = Tokens(scene, embedder, patch_size=2, window=4), []
+    tokens.read((0, 0, *tokens.shape), progress=shares.append)
+    assert len(shares) > 20 and sum(shares) == pytest.approx(1)
