@@ -111,11 +111,12 @@ def test_the_help_of_every_verb_has_examples_that_parse(words):
     assert ("keys of --json:" in text) == (words != ("completion",))
 
 
-def test_the_examples_of_the_command_and_of_the_readme_parse():
+def test_the_examples_of_the_command_the_readme_and_the_pages_parse():
     lines = re.findall(r"^  (croplem .*)", make_parser().format_help().partition("examples:")[2], re.MULTILINE)
-    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
+    pages = [README, *README.parent.glob("docs/**/*.md"), *README.parent.glob("examples/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
     lines += re.findall(r"^(croplem .*)", "\n".join(re.findall("```bash\n(.*?)```", text, re.DOTALL)), re.MULTILINE)
-    assert len(lines) > 20
+    assert len(lines) > 50
     for line in lines:
         parses(line)
 

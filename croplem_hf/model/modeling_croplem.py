@@ -487,7 +487,7 @@ class CropLEMForPreTraining(CropLEMPreTrainedModel):
             masked = (x.valid & masked)[:, :, None] & x.bands[..., None, None]
             target = torch.where(hidden[sensor][..., None, None], x.valid[:, :, None], masked)
             truth = smooth_radar(x) if sensor == "s1" and p == 1 else x.values
-            told, count = predicted[sensor].float(), target.sum()
+            told, count = predicted[sensor].float(), torch.count_nonzero(target)  # a sum would copy it to int64
             # What is no target has no error, being compared with itself.
             truth = torch.where(target, truth.float(), told.detach())
             losses.append(nn.functional.mse_loss(told, truth, reduction="sum") / count.clamp(min=1))

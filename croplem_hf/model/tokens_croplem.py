@@ -197,7 +197,7 @@ def summarise(values: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tenso
         (B, 4 C), 0 where a channel has no measurement; bool (B, 4 C), where it has some.
     """
     values, measured = (x.transpose(1, 2).flatten(2) for x in (values.float(), measured))  # (B, C, T H W)
-    n, there = measured.sum(dim=-1).clamp(min=1), measured.any(dim=-1)
+    n, there = torch.count_nonzero(measured, dim=-1).clamp(min=1), measured.any(dim=-1)
     mean = (values * measured).sum(dim=-1) / n
     spread = (((values - mean[..., None]) ** 2 * measured).sum(dim=-1) / n).sqrt()
     low = values.masked_fill(~measured, float("inf")).amin(dim=-1)
