@@ -26,7 +26,7 @@ KINDS = {
 PATTERNS = {
     "model": (
         "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
-        "model.safetensors.index.json", "*_croplem.py",
+        "model.safetensors.index.json", "training.json", "*_croplem.py",
     ),
     "head": ("head.json", "head.safetensors"),
     "dataset": ("manifest.json", "index.parquet", "skipped.csv", "data/*.parquet"),
@@ -134,12 +134,26 @@ def _model(path: Path) -> Part:
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise CheckpointError(f"{path}: {missing[0]} is missing; write model and processor by save_pretrained")
+    # What a run of the library says of its cost; other checkpoints have none.
+    cost = None
+    if (path / "training.json").is_file():
+        names.append("training.json")
+        cost = _cost(path / "training.json")
     config = embedder.model.config
     facts = {
+        "training": cost,
         "weights_hash": weights_hash(embedder.model), "dim": embedder.dim, "config": config.to_dict(),
         "parameters": sum(p.numel() for p in embedder.model.parameters()), "processor": embedder.processor.to_dict(),
     }  # fmt: skip
     return Part("model", path, {name: path / name for name in names}, facts)
+
+
+def _cost(path: Path) -> dict:
+    try:
+        cost = json.loads(path.read_text(encoding="utf-8"))
+        return {key: cost[key] for key in ("steps", "samples", "hours", "processes", "precision", "device")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: is not what pretraining writes ({error!r}); remove it") from error
 
 
 def _head(path: Path) -> Part:

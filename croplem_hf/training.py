@@ -145,6 +145,8 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     ))  # fmt: skip
 
     def save() -> None:
+        nonlocal clock
+        state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
         states = gather(optimizer_tensors(plain, optimizer), keep=is_main)
         if is_main:
             position = state.step * accumulation
@@ -164,7 +166,7 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
     outputs = Outputs(config, whole.model, processor, whole.average, sources, plan) if is_main else None
     files = RunFiles(out, state.step) if is_main else None
     result, bad, tried, waited, steps_timed = "finished", 0, 0, 0.0, 0
-    begin = mark = time.monotonic()
+    begin = mark = clock = time.monotonic()
     with catch_signals() as caught:
         while state.step < config.steps and result == "finished":
             rate = learning_rate_at(state.step, config)
@@ -257,7 +259,12 @@ def _train(accelerator: Accelerator, config: TrainingConfig, resume: bool | None
             result, state.step, config.steps, out / "checkpoints" / f"step-{state.step:08d}",
         )  # fmt: skip
     elif is_main:
-        outputs.save("model")
+        cost = {
+            "steps": state.step, "samples": state.step * accumulation * config.batch_size,
+            "hours": round(state.seconds / 3600, 4), "processes": ranks, "precision": accelerator.mixed_precision,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        }  # fmt: skip
+        outputs.save("model", {"training.json": cost})
         what = "" if average is None else f" (weights averaged over the run, ema_decay {config.ema_decay})"
         logger.info("finished: %d steps, model%s in %s", state.step, what, out / "model")
     accelerator.wait_for_everyone()

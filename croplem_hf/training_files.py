@@ -45,11 +45,12 @@ _FOLDERS, _FILES = ("pictures", "model", "best", "trackers"), ("log.csv", "skipp
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands: optimiser steps done, and the losses since the last line of the log."""
+    """Where a run stands: optimiser steps done, the losses since the last line of the log, and the time it took."""
 
     step: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -211,7 +212,8 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
             "the checkpoint was written %s FSDP, now it is the other way: the run goes on, but not bit by bit",
             "with" if record["sharded"] else "without",
         )  # fmt: skip
-    return RunState(record["step"], record["loss_sum"], record["loss_count"]), record
+    state = RunState(record["step"], record["loss_sum"], record["loss_count"], record.get("seconds", 0.0))
+    return state, record
 
 
 def config_record(config: TrainingConfig) -> dict:
@@ -225,15 +227,15 @@ def _comparable(config: dict) -> dict:
 
 
 def save_model(
-    folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor, probe: dict | None = None
+    folder: Path, model: CropLEMForPreTraining, processor: CropLEMImageProcessor, records: dict[str, dict]
 ) -> None:
-    """Write model and processor, and `probe.json` if there is a score; a model that is there is replaced."""
+    """Write model, processor and records, as JSON by the names of their files; a model that is there is replaced."""
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    if probe is not None:
-        (partial / "probe.json").write_text(json.dumps(probe, indent=1))
+    for name, record in records.items():
+        (partial / name).write_text(json.dumps(record, indent=1))
     replace_folder(partial, folder)
 
 

@@ -103,16 +103,16 @@ class Outputs:
         settings = config_record(self.config)["probe"]
         if self.config.keep_best and value > best_score(self.out, settings):
             record = {"step": step, "metric": self.probe.metric, "value": value, "probe": settings}
-            self.save("best", record)
+            self.save("best", {"probe.json": record})
         return value
 
-    def save(self, name: str, record: dict | None = None) -> None:
-        """OUT/`name`: model and processor with the mean embedding of the data."""
+    def save(self, name: str, records: dict[str, dict]) -> None:
+        """OUT/`name`: model and processor with the mean embedding of the data, and records by the name of the file."""
         centre = self.model.croplem.embedding_centre
         before = centre.clone()
         with self._averaged():
             centre.copy_(mean_embedding(self.model, self.processor, read_some(self.sources, self.plan, CENTRE_SAMPLES)))
-            save_model(self.out / name, self.model, self.processor, record)
+            save_model(self.out / name, self.model, self.processor, records)
         centre.copy_(before)
         self.model.train()
 

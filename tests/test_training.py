@@ -410,6 +410,10 @@ def test_a_run_learns_and_leaves_a_model(write, sen12ms_tree, tmp_path):
     assert fixed_loss(out / "model", source) < 0.9 * fixed_loss(tmp_path / "fresh", source)
     rows = rows_of(out / "log.csv")
     assert [int(row["step"]) for row in rows] == list(range(10, 81, 10))
+    cost = json.loads((out / "model/training.json").read_text())
+    assert (cost["steps"], cost["samples"], cost["processes"], cost["device"]) == (80, 640, 1, "cpu")
+    kept = json.loads((out / "checkpoints/step-00000050/state.json").read_text())["seconds"]
+    assert 0 < kept < json.loads((out / "checkpoints/step-00000080/state.json").read_text())["seconds"] < 600
     assert all(float(row["loss"]) > 0 and 0 <= float(row["data_wait_percent"]) <= 100 for row in rows)
     assert {path.name for path in (out / "pictures").iterdir()} == {"step-00000050.png", "step-00000080.png"}
     # The centre is the mean embedding of the data, all of which this small set is.
@@ -594,7 +598,7 @@ def test_series_and_patches_train_together(write, tmp_path, real_data):
 
 
 def test_mixed_precision_and_a_single_patch_size(write):
-    config = write(mixed_precision="bf16", model=TINY | {"train_patch_sizes": [8]}, steps=3)
+    config = write(mixed_precision="bf16", model=TINY | {"train_patch_sizes": [8]}, steps=3, log_every=1)
     result, out = run(config)
     assert result == "finished"
     assert all(value.dtype == torch.float32 for value in tensors(out / "model").values())

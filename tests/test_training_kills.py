@@ -84,7 +84,7 @@ def log_of(out):
 def content(out):
     """Every file of a run by its bytes, but for the log, which is compared by itself, and what is never read again."""
     paths = sorted(path for path in out.rglob("*") if path.is_file())
-    skip = ("log.csv", ".lock", "state.json")
+    skip = ("log.csv", ".lock", "state.json", "training.json")
     return {str(path.relative_to(out)): path.read_bytes() for path in paths if path.name not in skip}
 
 

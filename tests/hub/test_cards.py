@@ -211,3 +211,15 @@ def test_heads_of_every_kind_can_be_pushed(tmp_path):
     for kind in HEADS.values():
         kind().fit(X, y).save(tmp_path / "head")
         assert "| crop |" in prepare("head", tmp_path / "head", "me/x", licence="mit").card
+
+
+def test_a_card_says_what_the_training_took(things, tmp_path):
+    folder = shutil.copytree(things["model"], tmp_path / "m")
+    cost = {"steps": 4200, "samples": 537600, "hours": 0.53, "processes": 2, "precision": "bf16", "device": "cpu"}
+    (folder / "training.json").write_text(json.dumps(cost))
+    push = prepare("model", folder, "me/m", licence="mit")
+    assert "537,600 samples in 4,200 steps: 0.53 hours on 2 x cpu\n(mixed precision: bf16)." in push.card
+    assert "training.json" in push.files
+    (folder / "training.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"training\.json: is not what pretraining writes"):
+        prepare("model", folder, "me/m", licence="mit")
