@@ -146,7 +146,7 @@ class CoverageBandit(Strategy):
             self._begin(pool)
         self._receive(pool.y)
         share = np.bincount(pool.region, minlength=len(pool.regions)) / len(pool.X)
-        weight = region_weights(share, self.rho)
+        weight = region_weights(share, self.rho if self.target is None else 0.0)
         landmarks, stands_for, served, space = self._landmarks(pool, share, weight, rng)
         # Every region gives as many as any other, or the smallest would have hardly a candidate in a large pool.
         count = min(max(SCREENED, pool.batch_size), len(pool.candidates))
