@@ -221,21 +221,21 @@ class CoverageBandit(Strategy):
 
     def _begin(self, pool: Pool) -> None:
         """Prior, and what the pool of all later rounds must be like."""
-        self._pool = describe_pool(pool.X, pool.regions)
+        self._pool = describe_pool(pool.X, pool.regions, self.target)
         prior = np.zeros(len(CONTEXT) + len(pool.regions))
         prior[CONTEXT.index("margin")] = 1
         self._precision, self._target = RIDGE * np.eye(len(prior)), RIDGE * prior
 
     def _recognise(self, X: np.ndarray, regions: list[str]) -> None:
-        """Refuse another pool than that of the earlier rounds: row numbers and contexts would mean nothing."""
+        """Refuse another pool or target than in the earlier rounds: row numbers and contexts would mean nothing."""
         if self._pool is None:
             return
-        found = describe_pool(X, regions)
-        different = [key for key in found if found[key] != self._pool[key]]
+        found = describe_pool(X, regions, self.target)
+        different = [key for key in self._pool if found[key] != self._pool[key]]
         if different:
             raise DataError(
                 f"this pool differs from that of the earlier rounds in {', '.join(different)}; give the same "
-                "embeddings and regions in the same order, or start a new CoverageBandit"
+                "embeddings and regions in the same order and the same target, or start a new CoverageBandit"
             )
 
     def _receive(self, y: np.ndarray) -> None:

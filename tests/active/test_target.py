@@ -67,6 +67,9 @@ def test_a_state_goes_on_with_the_same_target(tmp_path):
     y[rows] = number[rows]
     loaded = CoverageBandit.load(tmp_path / "state", target=target)
     np.testing.assert_array_equal(bandit.query(X, y, batch_size=10), loaded.query(X, y, batch_size=10))
+    for other in (None, target[::-1]):
+        with pytest.raises(DataError, match="differs from that of the earlier rounds in target; give the same"):
+            CoverageBandit.load(tmp_path / "state", target=other).query(X, y, batch_size=10)
 
 
 def test_targets_that_do_not_fit_are_refused():
