@@ -146,7 +146,9 @@ def embed_fields(
     source, out = SceneFields(scene, polygons, sensors=sensors, shrink=shrink, patch_size=patch_size), Path(out)
     info = field_info(embedder, sensors=sensors, patch_size=patch_size, centre=centre, shrink=shrink)
     info["source"] = {"scene": scene.id, "polygons_sha256": polygons.sha256}
-    origin, row = origin_of(min(scene.paths)), 0
+    # Not by its files, of which there are more when dates are added.
+    origin = origin_of(Path(os.path.commonpath([path.resolve().parent for path in scene.paths])) / scene.id)
+    row = 0
     with (
         TableWriter(out, info, source.ids, origin=origin, overwrite=overwrite) as writer,
         tqdm(total=len(source), unit="fields", disable=not progress, desc="embedding fields") as bar,

@@ -80,7 +80,7 @@ class TableWriter:
         self.parts = self.path.with_name(self.path.name + ".parts")
         self.total, self.rank = len(ids), rank
         items = hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
-        manifest = json.loads(json.dumps({"info": info, "items": items, "cut": cut or {}}))
+        manifest = json.loads(json.dumps({"info": info, "items": items, "cut": cut or {}, "origin": origin}))
         self.info = manifest["info"]
         self._found: dict[int, Path] = {}
         self._checked: set[Path] = set()
@@ -241,6 +241,8 @@ class TableWriter:
             different = [k for k in found["info"] | info if found["info"].get(k) != info.get(k)]
             different += ["the items of the source"] if found["items"] != manifest["items"] else []
             different += ["how the work is cut"] if found.get("cut", {}) != manifest["cut"] else []
+            places = {found.get("origin"), manifest["origin"]} - {None}
+            different += ["where the source lies"] if self.rank == 0 and len(places) > 1 else []
         except (ValueError, KeyError, TypeError):
             different = ["everything (its manifest.json is damaged)"]
         if different:

@@ -207,10 +207,11 @@ def read_state(checkpoint: Path, config: TrainingConfig, data: str, accelerator:
             record["world_size"], accelerator.num_processes, record["step"] + 1,
             config.batch_size // accelerator.num_processes, config.batch_size // record["world_size"],
         )  # fmt: skip
-    if record.get("sharded", False) != is_sharded(accelerator):
+    sharded = record.get("sharded", False)
+    if sharded != is_sharded(accelerator):
         logger.warning(
             "the checkpoint was written %s FSDP, now it is the other way: the run goes on, but not bit by bit",
-            "with" if record["sharded"] else "without",
+            "with" if sharded else "without",
         )  # fmt: skip
     state = RunState(record["step"], record["loss_sum"], record["loss_count"], record.get("seconds", 0.0))
     return state, record

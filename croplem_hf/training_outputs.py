@@ -42,12 +42,14 @@ class WholeModel:
         self.average = self._plain = self._scattered = None
 
     def follow(self, plain: CropLEMForPreTraining, average: WeightAverage | None) -> None:
-        """After `prepare`: the model in training, and the average of its weights, if there is one."""
+        """After `prepare`: the model in training, and the average of its weights, if there is one; as `refresh`."""
         self._plain, self._scattered = plain, average
         if not self.sharded:
             self.model, self.average = plain, average
         elif self.is_main and average is not None:
             self.average = WeightAverage(self.model, average.decay)
+        # A run that was finished is saved again without a step.
+        self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -13,12 +13,16 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def gather(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
-    """Whole tensors by name, detached; all processes call it together, and those that do not keep them get none."""
+    """Whole tensors by name, detached; all processes call it together, and those that do not keep them get none.
+
+    What was scattered comes in the memory of the CPU: all states of an optimiser are more than a GPU may hold.
+    """
     out = {}
     for name, tensor in tensors.items():
-        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        scattered = isinstance(tensor, DTensor)
+        whole = tensor.detach().full_tensor() if scattered else tensor.detach()
         if keep:
-            out[name] = whole
+            out[name] = whole.cpu() if scattered else whole
     return out
 
 

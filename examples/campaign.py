@@ -41,7 +41,10 @@ def main() -> None:
 
     file = args.out / "embeddings.parquet"
     embedder = Embedder.from_pretrained("croplem/mae-s1s2")
-    table = read_table(file) if file.exists() else embedder.embed_source(open_source(args.src), file)
+    source = open_source(args.src)
+    table = read_table(file) if file.exists() else embedder.embed_source(source, file)
+    if not set(table.ids) <= set(source.ids):
+        parser.error(f"{args.out} holds a campaign over other imagery; name another folder with --out")
     sample = args.out / "validation.csv"
     if not sample.exists():
         draw_validation(table, [None] * len(table), args.validation, out=sample)

@@ -178,6 +178,18 @@ def test_a_table_of_another_source_is_not_replaced_without_a_word(tree, tmp_path
     assert run(capsys, "embed", other, out, "--quiet")[0] == 0
 
 
+def test_an_unfinished_table_of_another_source_is_not_gone_on_with(tree, tmp_path, capsys, monkeypatch):
+    out, again = tmp_path / "e.parquet", shutil.copytree(tree, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr("croplem_hf.table_writer.TableWriter.finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["embed", str(tree), str(out), "--quiet"])
+    capsys.readouterr()
+    code, _, err = run(capsys, "embed", again, out, "--quiet")
+    assert code == 1 and "holds an unfinished table that differs in where the source lies; delete" in err[0]
+    assert run(capsys, "embed", tree, out, "--quiet")[0] == 0 and len(read_table(out)) == 6
+
+
 def test_skipped_items_are_told_once(tmp_path, capsys, caplog):
     tree = generate_sen12ms(tmp_path / "tree", scenes=1, patches_per_scene=4, size=16)
     next(tree.rglob("*_s2_*.tif")).write_bytes(b"")

@@ -110,6 +110,10 @@ def test_campaign_goes_on_as_labels_come(tmp_path):
     said = run("campaign.py", tmp_path, images, "--rounds", 2, "--batch", 8, "--validation", 6)
     assert "round 1: 8 labels" in said and "round 2: 16 labels" in said and len(set(asked)) == 22
     assert set(load_head(out / "head").classes_) == {"cropland", "other"}
+    other = generate_sen12ms(tmp_path / "other", scenes=1, patches_per_scene=6, size=32)
+    command = [sys.executable, str(EXAMPLES / "campaign.py"), str(other)]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2 and "holds a campaign over other imagery" in done.stderr
 
 
 @pytest.mark.slow

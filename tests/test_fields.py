@@ -391,6 +391,20 @@ def test_reading_together_or_one_by_one_is_the_same_and_a_run_goes_on(tmp_path, 
     assert json.loads(json.dumps(table.info)) == table.info
 
 
+def test_a_scene_that_gets_another_date_is_the_same_source(tmp_path, embedder):
+    scene, out = make_scene(tmp_path / "a", *ground(20, 20)), tmp_path / "e.parquet"
+    fields = polygons([box(2, 2, 8, 8)])
+    before = embed_fields(scene, fields, embedder, out, progress=False)
+    (tmp_path / "a" / "earlier.tif").write_bytes((tmp_path / "a" / "o0.tif").read_bytes())
+    with open(tmp_path / "a" / "metadata.csv", "a") as handle:
+        handle.write("earlier.tif,s2,2020-01-10,,L1C,a\n")
+    after = embed_fields(open_scene(tmp_path / "a"), fields, embedder, out, progress=False)
+    assert not np.array_equal(before.vectors, after.vectors)
+    elsewhere = make_scene(tmp_path / "b" / "a", *ground(20, 20))
+    with pytest.raises(DataError, match="another source"):
+        embed_fields(elsewhere, fields, embedder, out, progress=False)
+
+
 def test_no_field_at_all_is_an_error(tmp_path, embedder):
     scene = make_scene(tmp_path, *ground(20, 20))
     with pytest.raises(DataError, match="none of 2 items could be embedded, see .*; the first: f0: lies outside"):

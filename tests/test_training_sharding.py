@@ -4,13 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from pretraining_runs import ENVIRONMENT, TINY
 from safetensors.torch import load_file
 
 from croplem_hf import CropLEMForPreTraining, generate_sen12ms
+from croplem_hf.training_config import SourceConfig, TrainingConfig
+from croplem_hf.training_files import config_record, read_state
 
 # accelerate offers FSDP on accelerators only; what it does there works on CPUs too, once it is told to.
 DRIVER = """
@@ -79,6 +83,11 @@ def test_scattered_weights_train_as_whole_ones_and_resume_bit_by_bit(launch, tmp
         assert all(torch.allclose(one[key], other[key], atol=2e-4) for key in one)
     loaded, report = CropLEMForPreTraining.from_pretrained(tmp_path / "run/model", output_loading_info=True)
     assert not any(report.values()) and loaded.config.architectures == ["CropLEMForPreTraining"]
+    before = tensors(tmp_path / "run" / "model")
+    done = launch("run")
+    assert done.returncode == 0 and "step 6 of 6" in done.stderr, done.stderr
+    after = tensors(tmp_path / "run" / "model")
+    assert all(torch.equal(before[key], after[key]) for key in before), "the averaged weights, when it was finished"
 
     killed = launch("broken", kill=5)
     assert killed.returncode != 0
@@ -93,6 +102,15 @@ def test_scattered_weights_train_as_whole_ones_and_resume_bit_by_bit(launch, tmp
     done = launch("back", sharded=False)
     assert done.returncode == 0 and "written with FSDP" in done.stderr, done.stderr
     assert "finished: 6 steps" in done.stderr
+
+
+def test_a_checkpoint_from_before_sharding_was_whole(tmp_path, caplog):
+    config = TrainingConfig(sources=[SourceConfig(path="tree")], out=str(tmp_path))
+    record = {"config": config_record(config), "data": "x", "mixed_precision": "no", "world_size": 2}
+    (tmp_path / "state.json").write_text(json.dumps(record | {"step": 2, "loss_sum": 0.5, "loss_count": 1}))
+    accelerator = SimpleNamespace(mixed_precision="no", num_processes=2, distributed_type=DistributedType.FSDP)
+    assert read_state(tmp_path, config, "x", accelerator)[0].step == 2
+    assert "the checkpoint was written without FSDP" in caplog.text
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ class CoverageBandit(Strategy):
             self._begin(pool)
         self._receive(pool.y)
         share = np.bincount(pool.region, minlength=len(pool.regions)) / len(pool.X)
-        weight = region_weights(share, self.rho)
+        weight = region_weights(share, self.rho if self.target is None else 0.0)
         landmarks, stands_for, served, space = self._landmarks(pool, share, weight, rng)
         # Every region gives as many as any other, or the smallest would have hardly a candidate in a large pool.
         count = min(max(SCREENED, pool.batch_size), len(pool.candidates))
@@ -221,21 +221,21 @@ class CoverageBandit(Strategy):
 
     def _begin(self, pool: Pool) -> None:
         """Prior, and what the pool of all later rounds must be like."""
-        self._pool = describe_pool(pool.X, pool.regions)
+        self._pool = describe_pool(pool.X, pool.regions, self.target)
         prior = np.zeros(len(CONTEXT) + len(pool.regions))
         prior[CONTEXT.index("margin")] = 1
         self._precision, self._target = RIDGE * np.eye(len(prior)), RIDGE * prior
 
     def _recognise(self, X: np.ndarray, regions: list[str]) -> None:
-        """Refuse another pool than that of the earlier rounds: row numbers and contexts would mean nothing."""
+        """Refuse another pool or target than in the earlier rounds: row numbers and contexts would mean nothing."""
         if self._pool is None:
             return
-        found = describe_pool(X, regions)
-        different = [key for key in found if found[key] != self._pool[key]]
+        found = describe_pool(X, regions, self.target)
+        different = [key for key in self._pool if found[key] != self._pool[key]]
         if different:
             raise DataError(
                 f"this pool differs from that of the earlier rounds in {', '.join(different)}; give the same "
-                "embeddings and regions in the same order, or start a new CoverageBandit"
+                "embeddings and regions in the same order and the same target, or start a new CoverageBandit"
             )
 
     def _receive(self, y: np.ndarray) -> None:

@@ -37,11 +37,15 @@ class Batch:
         return Batch(*(part[keep] for part in parts), self.classes, self.probabilities[keep])
 
 
-def describe_pool(X: np.ndarray, regions: list[str]) -> dict:
-    """What tells one pool from another: its size, regions, and a hash of a few hundred of its rows."""
+def describe_pool(X: np.ndarray, regions: list[str], target: np.ndarray | None = None) -> dict:
+    """What tells one pool from another: its size, regions, and a hash of a few hundred of its rows; of a target too."""
+    about = {"rows": len(X), "dimensions": X.shape[1], "regions": regions, "sha256": _fingerprint(X)}
+    return about | {"target": None if target is None else f"{len(target)} {_fingerprint(target)}"}
+
+
+def _fingerprint(X: np.ndarray) -> str:
     picked = np.linspace(0, len(X) - 1, min(FINGERPRINT_ROWS, len(X))).astype(int)
-    digest = hashlib.sha256(np.ascontiguousarray(X[picked]).tobytes()).hexdigest()
-    return {"rows": len(X), "dimensions": X.shape[1], "regions": regions, "sha256": digest}
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(X)[picked]).tobytes()).hexdigest()
 
 
 def write_state(path: str | os.PathLike, about: dict, arrays: dict[str, np.ndarray], batches: list[Batch]) -> None:

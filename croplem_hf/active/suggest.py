@@ -76,7 +76,7 @@ def suggest(
         cost, per_km, budget: metadata column of prices; price of a kilometre between the places of the batch, from the
             columns lon and lat; most that the batch may cost. See `Trips`; for the bandit alone.
         target: unlabelled embeddings of the place that will be predicted, where none of it can be labelled: the bandit
-            covers that instead of the table. Give the same in every round.
+            covers that instead of the table. A state refuses another one in later rounds.
         state: file of the bandit's state. Read where it exists, so that the bandit learns from the labels that came and
             does not offer again what waits for its label; written after the choice.
         forget: ids of which no label will come, such as those of a lost sheet: they no longer wait and may be chosen.

@@ -30,14 +30,22 @@ def write_aside(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_folder_aside(path: str | os.PathLike) -> Iterator[Path]:
-    """A new folder to fill, which becomes `path`, empty or not there, when all went well and is removed when not."""
+    """A new folder to fill, which becomes `path` when all went well and is removed when not.
+
+    Where `path` is there, and empty, it stays, as it may be a mount, and gets what was written.
+    """
     path = Path(path)
+    there = path.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path / f".{os.getpid()}.part" if there else path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir()
     try:
         yield aside
-        os.replace(aside, path)
+        if there:
+            for child in aside.iterdir():
+                os.replace(child, path / child.name)
+        else:
+            os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

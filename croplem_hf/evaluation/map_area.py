@@ -59,8 +59,12 @@ def map_area(
     keep = np.flatnonzero(given.tests)
     truth = np.array([as_label(cells["label"][rows[k]]) for k in keep])
     lon, lat = (np.array([_degrees(cells[name][rows[k]], name, labels_path) for k in keep]) for name in ("lon", "lat"))
-    about = None if units_path is None else (units_path, unit_column, units_crs)
-    names, hectares, codes, units = _read(Path(map_path), lon, lat, about)
+    polygons = None
+    if units_path is not None:
+        from ..data.polygons import read_polygons
+
+        polygons = read_polygons(units_path, id_column=unit_column, crs=units_crs)
+    names, hectares, codes, units = _read(Path(map_path), lon, lat, polygons)
     on_map = codes >= 0
     if not on_map.any():
         raise DataError(f"{labels_path}: none of the {len(keep)} labels lies on pixels of {map_path}")
@@ -113,7 +117,7 @@ def _unit(unit, names, mapped, truth, strata, sizes, inside, by_class: bool) -> 
 
 
 def _read(
-    path: Path, lon: np.ndarray, lat: np.ndarray, about: tuple | None
+    path: Path, lon: np.ndarray, lat: np.ndarray, polygons
 ) -> tuple[list[str], np.ndarray, np.ndarray, list | None]:
     """-> names of classes (K), hectares of each float64 (K,), class at each place int64 (n,), -1 for no data; units."""
     try:
@@ -128,10 +132,10 @@ def _read(
             row = np.floor(back.d * x + back.e * y + back.f).astype(int)
             column = np.floor(back.a * x + back.b * y + back.c).astype(int)
             units = None
-            if about is not None:
+            if polygons is not None:
                 from .map_units import MapUnits
 
-                units = MapUnits(*about, raster, len(names), len(lon))
+                units = MapUnits(polygons, raster, len(names), len(lon))
             for _, window in raster.block_windows(1):
                 block = raster.read(1, window=window)
                 area = _pixel_hectares(raster, np.arange(window.row_off, window.row_off + window.height))

@@ -1,7 +1,6 @@
 """Units such as districts over a map: which pixels and which labelled places lie in each, block by block."""
 
 import dataclasses
-import os
 
 import numpy as np
 import shapely
@@ -9,7 +8,7 @@ from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ..data.polygons import read_polygons
+from ..data.polygons import Polygons
 from ..data.scene_fields import transformed
 from ..errors import DataError
 
@@ -38,28 +37,25 @@ class Unit:
 
 
 class MapUnits:
-    """The polygons of a file over a map; `add` is called with each of its blocks.
+    """Polygons over a map; `add` is called with each of its blocks.
 
     Args:
-        path, column, crs: as `read_polygons` takes them.
+        polygons: the units (`read_polygons`).
         raster: the open map.
         classes: K, how many it has.
         places: n, how many places are asked for.
-
-    Raises:
-        DataError: from `read_polygons`.
     """
 
-    def __init__(self, path: str | os.PathLike, column: str | None, crs: str | None, raster, classes: int, places: int):
-        found = read_polygons(path, id_column=column, crs=crs)
-        there = np.array([shape is not None for shape in found.geometries])
-        shapes = np.full(len(found), None, object)
-        dense = shapely.segmentize(found.geometries[there], STEP_DEGREES if found.crs.is_geographic else STEP_METRES)
-        shapes[there] = transformed(dense, found.crs, raster.crs)
+    def __init__(self, polygons: Polygons, raster, classes: int, places: int):
+        there = np.array([shape is not None for shape in polygons.geometries])
+        shapes = np.full(len(polygons), None, object)
+        step = STEP_DEGREES if polygons.crs.is_geographic else STEP_METRES
+        dense = shapely.segmentize(polygons.geometries[there], step)
+        shapes[there] = transformed(dense, polygons.crs, raster.crs)
         pixel = abs(raster.transform.a * raster.transform.e - raster.transform.b * raster.transform.d)
-        self.path, self.raster, self.units = path, raster, []
-        for name, shape in zip(found.ids, shapes, strict=True):
-            problem = found.problems.get(name)
+        self.path, self.raster, self.units = polygons.path, raster, []
+        for name, shape in zip(polygons.ids, shapes, strict=True):
+            problem = polygons.problems.get(name)
             if shape is not None and not np.isfinite(shapely.bounds(shape)).all():
                 shape, problem = None, "cannot be brought to the coordinate system of the map"
             unit = Unit(name, shape, problem, np.zeros(classes), np.zeros(places, bool))

@@ -22,6 +22,8 @@ MOST_EFFECTIVE = 4
 """What strata save: n places may count as 4 n random ones at most. Without this bound the interval of a unit where the
 sample met hardly any confusion held the truth in a fifth of simulated samples instead of 95 %."""
 
+ROUNDING = 1e-12
+
 
 def unit_estimates(
     mapped: np.ndarray,
@@ -53,7 +55,7 @@ def unit_estimates(
         no_direct, no_synthetic = _no_direct(mapped[inside], counts, by_class), _no_synthetic(mapped, counts)
     direct, synthetic = dict.fromkeys(names), dict.fromkeys(names)
     if no_direct is None:
-        direct |= _direct(mapped, reference, strata, sizes, counts, inside, by_class)
+        direct |= _direct(mapped, reference, strata, sizes, counts, inside, by_class, names)
     if no_synthetic is None:
         synthetic |= _synthetic(mapped, reference, strata, sizes, {k: v / whole for k, v in counts.items()}, names)
     classes = [
@@ -71,6 +73,8 @@ def _no_direct(mapped: np.ndarray, counts: Mapping[str, float], by_class: bool) 
         found = int((mapped == name).sum())
         if counts[name] > 0 and found < 2:
             return f"{found} labelled places where the map says {name}, 2 at least are needed"
+        if 0 < counts[name] < found:
+            return f"{found} labelled places where the map says {name}, more than its area there can hold"
     return None
 
 
@@ -82,7 +86,7 @@ def _no_synthetic(mapped: np.ndarray, counts: Mapping[str, float]) -> str | None
     return None
 
 
-def _direct(mapped, reference, strata, sizes, counts, inside, by_class) -> dict[str, dict]:
+def _direct(mapped, reference, strata, sizes, counts, inside, by_class, names: Sequence[str]) -> dict[str, dict]:
     """Estimates by class from the places inside."""
     n = int(inside.sum())
     if by_class:
@@ -98,7 +102,7 @@ def _direct(mapped, reference, strata, sizes, counts, inside, by_class) -> dict[
             rest = inside * ((reference == name) - value)
             estimates[name] = value, total_error(rest, strata, sizes) / weight.sum()
     groups = len(set(strata if by_class else strata[inside]))
-    absent = dict.fromkeys([*counts, *reference], _interval(0.0, 0.0, n, groups))
+    absent = dict.fromkeys(names, _interval(0.0, 0.0, n, groups))
     return absent | {name: _interval(*estimate, n, groups) for name, estimate in estimates.items()}
 
 
@@ -106,7 +110,8 @@ def _synthetic(mapped, reference, strata, sizes, shares: Mapping[str, float], na
     """Estimates by class from the shares of the map's classes in the unit and the whole sample's confusion."""
     weight = _weights(strata, sizes)
     used = [name for name in shares if shares[name] > 0]
-    found = {}
+    those = np.isin(mapped, used)
+    n, groups, found = int(those.sum()), len(set(strata[those])), {}
     for true in names:
         value, rest = 0.0, np.zeros(len(mapped))
         for name in used:
@@ -114,8 +119,7 @@ def _synthetic(mapped, reference, strata, sizes, shares: Mapping[str, float], na
             rate = np.sum(weight * own * (reference == true)) / np.sum(weight * own)
             value += shares[name] * rate
             rest += shares[name] * own * ((reference == true) - rate) / np.sum(weight * own)
-        n = int(np.isin(mapped, used).sum())
-        found[true] = _interval(float(value), total_error(rest, strata, sizes), n, len(set(strata)))
+        found[true] = _interval(float(value), total_error(rest, strata, sizes), n, groups)
     return found
 
 
@@ -128,6 +132,8 @@ def _weights(strata: np.ndarray, sizes: Mapping[str, float]) -> np.ndarray:
 def _interval(value: float, se: float, n: int, groups: int) -> dict[str, float]:
     """Korn and Graubard 1998: Clopper-Pearson at the number of random places that would have the same error."""
     value = min(max(value, 0.0), 1.0)
+    # Places of a stratum that are all alike have no variance, but for what rounding leaves of it.
+    se = 0.0 if se < ROUNDING else float(se)
     effective = n if se == 0 else min(value * (1 - value) / se**2, MOST_EFFECTIVE * n)
     effective *= (t.ppf(0.975, n - 1) / t.ppf(0.975, max(n - groups, 1))) ** 2
     hits = value * effective

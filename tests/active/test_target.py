@@ -48,6 +48,16 @@ def test_a_few_rows_like_the_target_are_found_in_a_large_pool():
     assert np.sum(number[CoverageBandit(target=target, seed=0).query(X, y, batch_size=10)] == 2) >= 8
 
 
+def test_regions_of_the_pool_have_no_weight_beside_a_target():
+    X, number = clusters([3_000, 3_000, 3_000, 3_000])
+    target = clusters([200, 200, 200, 200], seed=1)[0]
+    y = np.full(len(X), MISSING)
+    y[::60] = number[::60]
+    regions = np.where(np.arange(len(X)) % 4 == 0, "small", "large")
+    chosen = [CoverageBandit(regions, rho=rho, target=target, seed=0).query(X, y, batch_size=20) for rho in (0, 3)]
+    np.testing.assert_array_equal(*chosen)
+
+
 def test_a_state_goes_on_with_the_same_target(tmp_path):
     X, number = clusters([100, 100, 100])
     target = clusters([50, 0, 50], seed=1)[0]
@@ -57,6 +67,9 @@ def test_a_state_goes_on_with_the_same_target(tmp_path):
     y[rows] = number[rows]
     loaded = CoverageBandit.load(tmp_path / "state", target=target)
     np.testing.assert_array_equal(bandit.query(X, y, batch_size=10), loaded.query(X, y, batch_size=10))
+    for other in (None, target[::-1]):
+        with pytest.raises(DataError, match="differs from that of the earlier rounds in target; give the same"):
+            CoverageBandit.load(tmp_path / "state", target=other).query(X, y, batch_size=10)
 
 
 def test_targets_that_do_not_fit_are_refused():

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -197,3 +198,12 @@ def test_a_share_is_a_share(tmp_path, capsys, value, message):
     with pytest.raises(SystemExit) as stop:
         main(["data", "sample", str(tmp_path / "x"), "--clouds", value])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path, monkeypatch):
+    """It may be a mount, or where somebody stands."""
+    monkeypatch.chdir(tmp_path)
+    before = os.stat(tmp_path).st_ino
+    assert main(["data", "sample", ".", "--scenes", "1", "--patches", "4", "--size", "16"]) == 0
+    assert os.stat(tmp_path).st_ino == before and (tmp_path / "labels.csv").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]

@@ -1,6 +1,7 @@
 """Areas by unit: by hand, on generated populations, and through the command line over a map."""
 
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import shapely
 from area_maps import write_map, write_sample
 from rasterio.crs import CRS
+from scipy.stats import beta, t
 
 from croplem_hf.cli import main
 from croplem_hf.data.scene_fields import transformed
@@ -111,6 +113,53 @@ def test_few_places_give_no_direct_estimate():
     assert strange["no_synthetic"].startswith("0 labelled places in the whole map where it says water")
 
 
+@pytest.mark.parametrize("share", [0.3, 0.37, 0.5, 0.7])
+@pytest.mark.parametrize("crops", [29, 31, 40])
+def test_a_unit_without_confusion_counts_its_places_once_whatever_rounding_leaves(crops, share):
+    """Clopper and Pearson at n: the sample met no error, which does not make it worth four times its size."""
+    mapped, sizes = repeat(("crop", crops), ("other", 70 - crops)), {"crop": share * 1e6, "other": (1 - share) * 1e6}
+    crop = unit_estimates(mapped, mapped, mapped, sizes, sizes, np.ones(70, bool), by_class=True)["classes"][0]
+    effective = 70 * (t.ppf(0.975, 69) / t.ppf(0.975, 68)) ** 2
+    for kind in ("direct", "synthetic"):
+        assert crop[kind]["se"] == 0
+        low, high = beta.ppf(
+            [0.025, 0.975], share * effective + np.array([0, 1]), (1 - share) * effective + np.array([1, 0])
+        )
+        assert crop[kind]["low"] == pytest.approx(low) and crop[kind]["high"] == pytest.approx(high)
+
+
+def test_a_class_that_the_unit_has_no_place_of_has_an_estimate_too():
+    mapped = repeat(("crop", 40), ("other", 40), ("other", 2))
+    true = repeat(("crop", 40), ("other", 40), ("water", 2))
+    sizes, inside = {"crop": 1e6, "other": 1e6}, np.arange(82) < 80
+    for by_class in (True, False):
+        found = unit_estimates(mapped, true, mapped, sizes, sizes, inside, by_class=by_class)
+        water = found["classes"][2]
+        assert water["class"] == "water" and water["n_reference"] == 0
+        assert water["direct"]["value"] == 0 and 0 < water["direct"]["high"] < 0.1
+
+
+def test_more_places_than_a_class_has_room_for_give_a_reason_and_stop_no_other_unit():
+    mapped = repeat(("crop", 40), ("other", 2))
+    sizes, counts = {"crop": 1e6, "other": 1e6}, {"crop": 1e5, "other": 1.5}
+    found = unit_estimates(mapped, mapped, mapped, sizes, counts, np.ones(42, bool), by_class=True)
+    assert found["no_direct"].startswith("2 labelled places where the map says other, more than its area")
+    assert found["classes"][0]["synthetic"]["value"] == pytest.approx(1, abs=1e-3)
+
+
+def test_strata_that_hold_no_place_of_the_classes_of_a_unit_cost_the_synthetic_estimate_nothing():
+    mapped = repeat(("crop", 12), ("other", 40))
+    true = repeat(("crop", 10), ("other", 42))
+    strata = repeat(("a", 12), *((f"b{k}", 2) for k in range(20)))
+    found = []
+    for rows in (np.s_[:16], np.s_[:]):
+        own = mapped[rows], true[rows], strata[rows]
+        sizes = dict.fromkeys(own[2].tolist(), 1e6)
+        unit = unit_estimates(*own, sizes, {"crop": 1e4}, np.arange(len(own[0])) < 12, by_class=False)
+        found.append(unit["classes"][0]["synthetic"])
+    assert found[0] == pytest.approx(found[1])
+
+
 @pytest.fixture
 def districts(tmp_path):
     """A map of 120 x 300 pixels; its western third, the rest with a part off the map, and a district elsewhere."""
@@ -173,3 +222,13 @@ def test_units_elsewhere_are_refused(districts, tmp_path, capsys):
         map_area(path, sample, tmp_path / "far.gpkg")
     assert main(["area", str(path), "--labels", str(sample), "--unit-column", "district"]) != 0
     assert "--unit-column and --crs tell of --units" in capsys.readouterr().err
+
+
+def test_units_without_their_libraries_say_what_to_install(districts, capsys, monkeypatch):
+    path, sample, units, _, _ = districts
+    for name in ("shapely", "pyogrio"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("data.polygons", "data.scene_fields", "evaluation.map_units"):
+        monkeypatch.delitem(sys.modules, f"croplem_hf.{name}", raising=False)
+    assert main(["area", str(path), "--labels", str(sample), "--units", str(units)]) == 1
+    assert "polygons need pyogrio and shapely: pip install 'croplem-hf[geo]'" in capsys.readouterr().err
