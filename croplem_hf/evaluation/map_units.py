@@ -4,12 +4,11 @@ import dataclasses
 import os
 
 import numpy as np
-import shapely
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ..data.polygons import read_polygons
+from ..data.polygons import read_polygons, shapely  # shapely from there, where its absence is told
 from ..data.scene_fields import transformed
 from ..errors import DataError
 
