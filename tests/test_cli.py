@@ -305,6 +305,7 @@ def test_one_clear_line_for_every_mistake(tree, embedded, tmp_path, capsys, monk
     for argv, message in [
         (["embed", "nothing", "o.parquet"], "nothing: no such file or folder; accepted are"),
         (["embed", "empty", "o.parquet"], "empty: no SEN12MS patch in this folder; expected files such as"),
+        (["embed", "empty", "o.parquet"], "your own rasters need a metadata.csv there (docs/imagery.md)"),
         (["embed", "notes.txt", "o.parquet"], "notes.txt: cannot be read as a source"),
         (["embed", "without_id.parquet", "o.parquet"], "without_id.parquet: column 'id' is missing"),
         (["embed", "without_dates.parquet", "o.parquet"], "column 'dates' is missing; found id, s1, s2"),

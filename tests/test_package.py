@@ -32,6 +32,16 @@ try:
 finally:
     assert not {HEAVY} & set(sys.modules)
 """
+WITHOUT_GEO = """
+import importlib, sys
+sys.modules["shapely"] = sys.modules["pyogrio"] = None
+from croplem_hf.errors import DataError
+for name in ("data.polygons", "data.scene_fields", "evaluation.map_units"):
+    try:
+        importlib.import_module(f"croplem_hf.{name}")
+    except DataError as error:
+        print(error)
+"""
 HEAVY = {
     "torch", "transformers", "numpy", "pyarrow", "rasterio", "faiss", "sklearn", "pandas", "huggingface_hub",
 }  # fmt: skip
@@ -54,6 +64,11 @@ def test_every_public_name_resolves(name):
     value = getattr(croplem_hf, name)
     assert name == "__version__" or value.__name__ == name
     assert name == "__version__" or value.__doc__
+
+
+def test_what_needs_polygons_tells_what_to_install():
+    told = subprocess.check_output([sys.executable, "-c", WITHOUT_GEO], text=True)
+    assert told.splitlines() == ["polygons need pyogrio and shapely: pip install 'croplem-hf[geo]'"] * 3
 
 
 def test_an_unknown_name_is_an_attribute_error():

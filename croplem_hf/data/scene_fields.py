@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import rasterio.warp
-import shapely
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.transform import Affine
@@ -14,7 +13,7 @@ from rasterio.transform import Affine
 from ..errors import DataError
 from ..sensors import SENSORS
 from .folder import Scene
-from .polygons import Polygons
+from .polygons import Polygons, shapely  # shapely from there, where its absence is told
 from .sample import Sample, make_sample
 
 logger = logging.getLogger(__name__)

@@ -102,7 +102,8 @@ class SEN12MSFolder:
             raise DataError(f"{self.root}: no such folder")
         self._folders, found = _scan(self.root)
         if not found:
-            raise DataError(f"{self.root}: no SEN12MS patch in this folder; {_LAYOUT}")
+            own = "your own rasters need a metadata.csv there (docs/imagery.md)"
+            raise DataError(f"{self.root}: no SEN12MS patch in this folder; {_LAYOUT}; {own}")
         wanted = [KINDS.index(sensor) for sensor in self.sensors]
         ids = [id for id, row in found.items() if any(row[kind] >= 0 for kind in wanted)]
         if not ids:

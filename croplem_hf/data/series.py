@@ -242,6 +242,8 @@ class SeriesTable:
         present = tuple(sensor for sensor in SENSORS if sensor in schema.names)
         if sensors is None:
             sensors = present
+            if not sensors and "embedding" in schema.names:
+                raise DataError(f"{self.path}: holds embeddings, no imagery; give the imagery that they were made from")
             if not sensors:
                 raise DataError(f"{self.path}: columns s1 and s2 are both missing, one is needed; found {found}")
         if not sensors or not set(sensors) <= set(SENSORS):

@@ -3,12 +3,11 @@
 import dataclasses
 
 import numpy as np
-import shapely
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ..data.polygons import Polygons
+from ..data.polygons import Polygons, shapely  # shapely from there, where its absence is told
 from ..data.scene_fields import transformed
 from ..errors import DataError
 

@@ -68,10 +68,20 @@ def _summary(figures: Mapping) -> str:
     if transfer:
         facts["calibration error (ECE) in regions without"] = percent(transfer["calibration"]["ece"])
     majority = within["baselines"]["majority class"]
+    if within["spread"]["accuracy"]["regions"]:
+        judge = (
+            f"the majority class alone has an accuracy of {percent(majority['accuracy'])} and a macro-F1 of "
+            f"{percent(majority['macro_f1'])} (means over regions); "
+        )
+    else:
+        judge = ""
+        lines.append(
+            f"No region has {MIN_ROWS} rows to test, so there are no means over regions. The boxes put the rows of all "
+            "regions into one order, which can be worse than the order within each of them."
+        )
     lines.append(
-        f"To judge by: the majority class alone has an accuracy of {percent(majority['accuracy'])} and a macro-F1 of "
-        f"{percent(majority['macro_f1'])} (means over regions); guessing has an AUC of 50.0 and a balanced accuracy of "
-        f"{percent(_level(figures))}. All figures in percent."
+        f"To judge by: {judge}guessing has an AUC of 50.0 and a balanced accuracy of {percent(_level(figures))}. All "
+        "figures in percent."
     )
     lines += _design(figures["data"])
     return section("In short", key_facts(facts), *map(paragraph, lines), _data(figures)) + section(

@@ -236,6 +236,7 @@ def test_a_bad_row_is_refused_by_id_and_the_others_are_read(tmp_path, rng, chang
     ("rows", "types", "text"),
     [
         ([{"dates": ["2019-01-15"], "s3": 1}], {}, "columns s1 and s2 are both missing.*found id, dates, s3"),
+        ([{"embedding": [0.5]}], {}, "holds embeddings, no imagery; give the imagery that they were made from"),
         ([{"s1": [-12.0, -15.0]}], {}, "column 'dates' is missing; found id, s1"),
         ([{"dates": ["2019-01-15"], "s1": "a"}], {"s1": pa.string()}, "column 's1' must be a flat list"),
         (

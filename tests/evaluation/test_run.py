@@ -139,6 +139,15 @@ def test_small_regions_without_intervals_and_rows_without_a_region(tmp_path):
     assert figures["few_shot"] is None and "Left out: no region has enough" in (tmp_path / "report.html").read_text()
 
 
+def test_where_every_region_is_small_no_mean_is_told(report, tmp_path):
+    table, y = make_table(regions=3, blocks=5, size=4)
+    evaluate(table, y, tmp_path, **QUICK | {"seeds": 0})
+    page = (tmp_path / "report.html").read_text()
+    assert "No region has 30 rows to test" in page and "majority class alone" not in page
+    page = (report[1] / "report.html").read_text()
+    assert "No region has" not in page and "majority class alone" in page
+
+
 def test_more_than_two_classes(tmp_path):
     table, y = make_table()
     y = np.where(np.arange(len(y)) % 3 == 0, "a class with a rather long name " + y.astype("U9"), y)

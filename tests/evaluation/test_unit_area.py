@@ -1,7 +1,6 @@
 """Areas by unit: by hand, on generated populations, and through the command line over a map."""
 
 import json
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -222,13 +221,3 @@ def test_units_elsewhere_are_refused(districts, tmp_path, capsys):
         map_area(path, sample, tmp_path / "far.gpkg")
     assert main(["area", str(path), "--labels", str(sample), "--unit-column", "district"]) != 0
     assert "--unit-column and --crs tell of --units" in capsys.readouterr().err
-
-
-def test_units_without_their_libraries_say_what_to_install(districts, capsys, monkeypatch):
-    path, sample, units, _, _ = districts
-    for name in ("shapely", "pyogrio"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for name in ("data.polygons", "data.scene_fields", "evaluation.map_units"):
-        monkeypatch.delitem(sys.modules, f"croplem_hf.{name}", raising=False)
-    assert main(["area", str(path), "--labels", str(sample), "--units", str(units)]) == 1
-    assert "polygons need pyogrio and shapely: pip install 'croplem-hf[geo]'" in capsys.readouterr().err
