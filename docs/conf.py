@@ -16,7 +16,7 @@ version = release = croplem_hf.__version__
 copyright = "the croplem_hf authors, Apache-2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxarg.ext"]
-exclude_patterns = ["_build", "api_pages.py"]
+exclude_patterns = ["_build", "api_pages.py", "command_pages.py"]
 html_theme = "furo"
 html_title = f"croplem_hf {version}"
 html_static_path = ["static"]
