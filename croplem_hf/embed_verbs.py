@@ -26,7 +26,8 @@ def add_verbs(verbs: Verbs) -> None:
         keys={"out": "table", "rows": "embeddings in it", "dim": "numbers of an embedding",
               "skipped": "items that could not be embedded", "skipped_list": "CSV that lists them, or null"},
     )  # fmt: skip
-    embed.add_argument("src", metavar="SRC", help="a SEN12MS folder, a series table (.parquet) or a metadata.csv")
+    text = "a SEN12MS tree, shards or a dataset of the Hub, a series table (.parquet), or a metadata.csv"
+    embed.add_argument("src", metavar="SRC", help=text)
     embed.add_argument("out", metavar="OUT", type=Path, help="embeddings table to write (.parquet)")
     embed.add_argument("--model", help="checkpoint name or folder (default: the packaged croplem/mae-s1s2)")
     embed.add_argument("--sensors", type=_sensors, help="use only these: s1, s2 or s1,s2")
