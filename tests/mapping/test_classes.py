@@ -335,3 +335,21 @@ def test_a_real_scene(real_data, tmp_path, embedder):
             bands = raster.read()
         assert (bands[0] < 3).all() and abs(bands[1:].sum(axis=0, dtype=int) - 100).max() <= 2
         assert len(np.unique(bands[1])) > 20 and len(np.unique(bands[0])) > 1
+
+
+@pytest.mark.parametrize("unit", ["series", "patch"])
+def test_a_scene_in_degrees_has_its_map_in_degrees(tmp_path, embedder, unit):
+    for name in ("metres", "degrees"):
+        (tmp_path / name).mkdir()
+    grid = {"crs": "EPSG:4326", "transform": (9e-5, 0, 35.1, 0, -9e-5, -0.4)}  # ten metres at the equator
+    scenes = [make_scene(tmp_path / "metres", 12, 20), make_scene(tmp_path / "degrees", 12, 20, grid=grid)]
+    assert scenes[1].gsd == pytest.approx(10, rel=0.01)
+    head = make_head(embedder, unit, *((8, 8) if unit == "patch" else ()))
+    for scene in scenes:
+        map_scene(scene, embedder, head, tmp_path / f"{scene.crs[5:]}.tif", progress=False)
+    found = {code: read(tmp_path / f"{code}.tif") for code in ("32737", "4326")}
+    # Positions are in metres, of which there are not exactly as many.
+    moved = np.abs(found["4326"].astype(int) - found["32737"])
+    assert (moved[1:].max(axis=0) > 1).mean() < 0.02 and len(np.unique(found["4326"][1])) > 3
+    with rasterio.open(tmp_path / "4326.tif") as raster:
+        assert raster.crs.to_epsg() == 4326 and raster.transform == rasterio.Affine(*grid["transform"])
