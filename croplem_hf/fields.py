@@ -136,7 +136,7 @@ def embed_fields(
         patch_size: pixels a patch; more than 1 blurs the border, and is for sensors of finer pixels.
         shrink: metres by which borders move inward.
         progress: show a bar on stderr.
-        overwrite: replace a finished table of another scene or other fields that lies at `out`.
+        overwrite: replace a finished table of another scene, or of fields with other ids, that lies at `out`.
 
     Raises:
         DataError: not a single field could be embedded, or something else than an embeddings table, or one of another

@@ -40,7 +40,7 @@ STRATEGIES = {
     "dropquery": DropQuerySampling,
 }
 PLACE = ("region", "lon", "lat")
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def suggest(
@@ -96,11 +96,12 @@ def suggest(
     if strategy not in STRATEGIES:
         raise DataError(f"strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}")
     priced = cost is not None or per_km or budget is not None
-    what = {"has a state": state, "counts prices": priced or None, "has a share of chance": explore}
-    what["has a target"] = target
-    what = next((words for words, given in what.items() if given is not None), None)
-    if strategy != "bandit" and what:
-        raise DataError(f"only the bandit {what}; leave that out with strategy {strategy!r}")
+    of_bandit = {
+        "has a state": state, "counts prices": priced or None, "has a share of chance": explore, "has a target": target,
+    }  # fmt: skip
+    given = [words for words, value in of_bandit.items() if value is not None]
+    if strategy != "bandit" and given:
+        raise DataError(f"only the bandit {given[0]}; leave that out with strategy {strategy!r}")
     known = table.metadata.column_names
     regions = None
     if region in known:
@@ -132,7 +133,7 @@ def suggest(
     may = codes == MISSING
     late = int(may[waiting].sum())
     if late:
-        _log.warning(
+        logger.warning(
             "%d items of earlier sheets have no label yet and are not offered again; if a sheet was lost, release its "
             "items by --forget SHEET.csv (forget=ids)", late,
         )  # fmt: skip
