@@ -72,6 +72,8 @@ def add_verbs(verbs: Verbs) -> None:
               "within": "auc and balanced_accuracy by region with local labels: region, n, and for both a value and "
               "the bounds low and high",
               "transfer": "the same of regions left out of training, null where there is one region",
+              "within_mean": "of both scores the mean over regions with low and high, and the worst region",
+              "transfer_mean": "the same of regions left out",
               "small_regions": "regions with too few rows to test for their figures to mean anything",
               "left_out": "what could not be measured, and why"},
     )  # fmt: skip
@@ -238,6 +240,12 @@ def _evaluate(args: argparse.Namespace) -> Answer:
         for row in rows:
             scores = "  ".join(f"{metric} {percent(row[metric])}" for metric in ("auc", "balanced_accuracy"))
             lines.append(f"{name:16} {row['region']:24} n {row['n']:<7} {scores}")
+        means = {metric: figures[part]["spread"][metric] for metric in keys[2:]} if figures[part] else None
+        facts[f"{part}_mean"] = means
+        if means and means["auc"]["regions"] > 1:
+            over = f"mean of {means['auc']['regions']} regions"
+            scores = "  ".join(f"{metric} {percent(value)}" for metric, value in means.items())
+            lines.append(f"{name:16} {over:34} {scores}")
     lines.append(f"report in {report}; all figures in {facts['figures']}")
     facts |= {"small_regions": figures["data"]["small_regions"], "left_out": figures["left_out"]}
     return Answer(facts, "\n".join(lines))

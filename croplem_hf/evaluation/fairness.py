@@ -68,11 +68,19 @@ def score_intervals(
         `MIN_BLOCKS` blocks. The interval says nothing of other places and years.
     """
     codes, proba = _encode(y, proba, classes)
+    found, _ = _intervals(codes, proba, blocks, weights, n_bootstrap, seed)
+    return found
+
+
+def _intervals(
+    codes: np.ndarray, proba: np.ndarray, blocks: Sequence | None, weights: np.ndarray | None, n_bootstrap: int, seed,
+) -> tuple[dict, dict[str, np.ndarray]]:  # fmt: skip
+    """What `score_intervals` gives, and each metric over the resampled blocks; one NaN below `MIN_BLOCKS` blocks."""
     own = _weights(weights, len(codes))
     values = score(codes, proba, range(proba.shape[1]), own)
     block = np.arange(len(codes)) if blocks is None else np.unique(np.asarray(blocks), return_inverse=True)[1]
     count = int(block.max()) + 1
-    draws: dict[str, list] = {name: [np.array([np.nan])] for name in METRICS}
+    pieces: dict[str, list] = {name: [] for name in METRICS}
     if n_bootstrap and count >= MIN_BLOCKS:
         rng, found, width = np.random.default_rng(seed), proba.argmax(axis=1), proba.shape[1]
         parts = [np.zeros((count, width)) for _ in range(3)]
@@ -86,11 +94,15 @@ def score_intervals(
             areas = _auc(codes, proba, drawn[:, block] * own)
             drawn = _from_counts(*(drawn @ part for part in parts)) | {"auc": areas}
             for name in METRICS:
-                draws[name].append(drawn[name])
+                pieces[name].append(drawn[name])
+    draws = {name: np.concatenate(some) if some else np.array([np.nan]) for name, some in pieces.items()}
     return {"n": values["n"], "blocks": count} | {
-        name: {"value": values[name]} | dict(zip(("low", "high"), interval(np.concatenate(draws[name])), strict=True))
-        for name in METRICS
-    }
+        name: {"value": values[name]} | _bounds(draws[name]) for name in METRICS
+    }, draws
+
+
+def _bounds(draws: np.ndarray) -> dict[str, float]:
+    return dict(zip(("low", "high"), interval(draws), strict=True))
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -121,17 +133,53 @@ def region_scores(
         regions: (n,) names.
         blocks, classes, weights, n_bootstrap, seed: as there.
     """
-    regions, y = np.asarray(regions), np.asarray(y)
-    names = np.unique(y) if classes is None else classes
-    rows_of = {str(region): np.flatnonzero(regions == region) for region in np.unique(regions)}
-    return [
-        {"region": region}
-        | score_intervals(
-            y[rows], proba[rows], None if blocks is None else np.asarray(blocks)[rows],
-            classes=names, weights=None if weights is None else weights[rows], n_bootstrap=n_bootstrap, seed=seed,
-        )
-        for region, rows in rows_of.items()
-    ]  # fmt: skip
+    return _by_region(y, proba, regions, blocks, classes, weights, n_bootstrap, seed)[0]
+
+
+def region_spread(
+    y: Sequence,
+    proba: np.ndarray,
+    regions: Sequence[str],
+    blocks: Sequence | None = None,
+    *,
+    classes: Sequence | None = None,
+    weights: np.ndarray | None = None,
+    n_bootstrap: int = BOOTSTRAP,
+    seed: int = 0,
+) -> tuple[list[dict], dict[str, dict]]:
+    """`region_scores`, and for each metric the `spread` of it with an interval of the mean over regions.
+
+    Args:
+        y, proba, regions, blocks, classes, weights, n_bootstrap, seed: as in `region_scores`.
+
+    Returns:
+        The rows, and by metric what `spread` gives with `low` and `high` of `mean`: blocks are resampled within each
+        region, the regions being those that there are. NaN where a region has fewer than `MIN_BLOCKS` blocks.
+    """
+    rows, draws = _by_region(y, proba, regions, blocks, classes, weights, n_bootstrap, seed)
+    spreads = {}
+    for metric in METRICS:
+        own = [drawn[metric] for row, drawn in zip(rows, draws, strict=True) if _judged(row, metric)]
+        few = len({len(drawn) for drawn in own}) != 1
+        spreads[metric] = spread(rows, metric) | _bounds(np.array([np.nan]) if few else np.mean(own, axis=0))
+    return rows, spreads
+
+
+def _by_region(
+    y: Sequence, proba: np.ndarray, regions: Sequence[str], blocks: Sequence | None, classes: Sequence | None,
+    weights: np.ndarray | None, n_bootstrap: int, seed: int,
+) -> tuple[list[dict], list[dict[str, np.ndarray]]]:  # fmt: skip
+    codes, proba = _encode(y, proba, classes)
+    regions, found, draws = np.asarray(regions), [], []
+    for number, region in enumerate(np.unique(regions)):
+        rows = np.flatnonzero(regions == region)
+        line, drawn = _intervals(
+            codes[rows], proba[rows], None if blocks is None else np.asarray(blocks)[rows],
+            None if weights is None else weights[rows], n_bootstrap, [seed, number],
+        )  # fmt: skip
+        found.append({"region": str(region)} | line)
+        draws.append(drawn)
+    return found, draws
 
 
 def paired_gap(
@@ -192,7 +240,7 @@ def spread(rows: Sequence[dict], metric: str) -> dict:
         `regions` (how many were judged: `MIN_ROWS` rows, and a value), `mean` (each region counts once), `worst`,
         `worst_region`, `best`, `best_region`, `gap` (best minus worst), `deviation` (standard deviation).
     """
-    judged = [row for row in rows if row["n"] >= MIN_ROWS and not np.isnan(row[metric]["value"])]
+    judged = [row for row in rows if _judged(row, metric)]
     if not judged:
         return {"regions": 0}
     values = np.array([row[metric]["value"] for row in judged])
@@ -203,6 +251,10 @@ def spread(rows: Sequence[dict], metric: str) -> dict:
         "best": float(values[best]), "best_region": judged[best]["region"],
         "gap": float(values[best] - values[worst]), "deviation": float(values.std()),
     }  # fmt: skip
+
+
+def _judged(row: dict, metric: str) -> bool:
+    return row["n"] >= MIN_ROWS and not np.isnan(row[metric]["value"])
 
 
 def worst_region(
@@ -340,6 +392,6 @@ def _auc(codes: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 __all__ = [
-    "METRICS", "class_scores", "interval", "paired_gap", "region_scores", "score", "score_intervals", "spread",
-    "worst_region",
+    "METRICS", "class_scores", "interval", "paired_gap", "region_scores", "region_spread", "score", "score_intervals",
+    "spread", "worst_region",
 ]  # fmt: skip

@@ -36,23 +36,24 @@ def pages(figures: Mapping) -> list[str]:
 
 def _summary(figures: Mapping) -> str:
     within, transfer = figures["within"], figures["transfer"]
-    facts = {"AUC where labels are": percent(within["overall"][HEADLINE])}
+    facts = {f"AUC where labels are{_over(within)}": percent(_headline(within))}
     lines = [
         "AUC is the share of pairs, one row of a class and one of another, that the head puts in the right order: 50 "
         "is chance, 100 is perfect. It does not depend on where one cuts. Balanced accuracy is the mean share of each "
         "class that is found, cutting at 50 %."
     ]
     if transfer:
-        facts["AUC in regions without labels"] = percent(transfer["overall"][HEADLINE])
-        if transfer["spread"][HEADLINE]["regions"] > 1:
-            worst = transfer["spread"][HEADLINE]
+        facts[f"AUC in regions without labels{_over(transfer)}"] = percent(_headline(transfer))
+        worst = transfer["spread"][HEADLINE]
+        if worst["regions"] > 1:
             facts[f"AUC in the worst of them, {worst['worst_region']}"] = percent(worst["worst"])
-            means = [percent(account["spread"][HEADLINE].get("mean")) for account in (within, transfer)]
             cuts = [percent(account["spread"]["balanced_accuracy"].get("mean")) for account in (within, transfer)]
+            whole = [percent(account["overall"][HEADLINE]["value"]) for account in (within, transfer)]
             lines.append(
-                f"In these boxes all rows count alike; where all regions do, AUC is {means[0]} with local labels and "
-                f"{means[1]} without, and balanced accuracy {cuts[0]} and {cuts[1]}. Between the best and the worst "
-                f"region without local labels lie {percent(worst['gap'])} points of AUC."
+                "These means count each region once, and pairs within a region alone. As such a mean, balanced "
+                f"accuracy is {cuts[0]} with local labels and {cuts[1]} without. With the rows of all regions in one "
+                f"order AUC is {whole[0]} and {whole[1]}. Between the best and the worst region without local labels "
+                f"lie {percent(worst['gap'])} points of AUC."
             )
         lines += _unproven(transfer, "Without local labels")
     else:
@@ -87,6 +88,17 @@ def _summary(figures: Mapping) -> str:
     return section("In short", key_facts(facts), *map(paragraph, lines), _data(figures)) + section(
         "What not to conclude", bullets(NOT_SAID)
     )
+
+
+def _headline(account: Mapping) -> Mapping:
+    """AUC as the mean over regions, where several can be judged, else over all rows."""
+    over_regions = account["spread"][HEADLINE]
+    return over_regions if over_regions["regions"] > 1 else account["overall"][HEADLINE]
+
+
+def _over(account: Mapping) -> str:
+    count = account["spread"][HEADLINE]["regions"]
+    return f", mean of {count} regions" if count > 1 else ""
 
 
 def _design(data: Mapping) -> list[str]:
@@ -138,7 +150,7 @@ def _account(figures: Mapping, name: str, caption: str) -> str:
     several = len(account["regions"]) > 1
     means = {}
     if several:
-        means["mean over regions"] = {metric: account["spread"][metric].get("mean") for metric in METRICS}
+        means["mean over regions"] = {metric: account["spread"][metric] for metric in METRICS}
         means["worst region"] = {metric: account["spread"][metric].get("worst") for metric in METRICS}
     means |= {f"{name}, mean" if several else name: values for name, values in account["baselines"].items()}
     return region_table(account["regions"], means=means, caption=caption)

@@ -20,6 +20,7 @@ from .fairness import (
     class_scores,
     paired_gap,
     region_scores,
+    region_spread,
     score,
     score_intervals,
     spread,
@@ -78,7 +79,7 @@ def account(
     y, p, names, weights = rows.judged(rows.y), rows.judged(proba), rows.judged(rows.regions), rows.judged(rows.weights)
     blocks, classes = rows.judged(rows.blocks), rows.classes
     common = {"classes": classes, "weights": weights, "n_bootstrap": n_bootstrap, "seed": seed}
-    regions = region_scores(y, p, names, blocks, **common)
+    regions, spreads = region_spread(y, p, names, blocks, **common)
     for line in regions:
         own = names == line["region"]
         found = calibration(y[own], p[own], None if weights is None else weights[own], classes=classes)
@@ -87,7 +88,7 @@ def account(
     figures = {
         "regions": regions,
         "overall": score_intervals(y, p, blocks, **common),
-        "spread": {metric: spread(regions, metric) for metric in METRICS},
+        "spread": spreads,
         "worst_region": worst_region(y, p, names, blocks, classes=classes, seed=seed),
         "classes": class_scores(y, p, classes),
         "calibration": calibration(y, p, weights, classes=classes),

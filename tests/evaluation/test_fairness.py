@@ -8,7 +8,16 @@ from hypothesis import given, strategies as st
 from sklearn import metrics
 
 from croplem_hf.errors import DataError
-from croplem_hf.evaluation import METRICS, class_scores, region_scores, score, score_intervals, spread, worst_region
+from croplem_hf.evaluation import (
+    METRICS,
+    class_scores,
+    region_scores,
+    region_spread,
+    score,
+    score_intervals,
+    spread,
+    worst_region,
+)
 
 
 def predictions(seed, classes, count, ties=False):
@@ -133,6 +142,46 @@ def test_spread_names_the_worst_and_leaves_small_regions_out():
         "gap": pytest.approx(0.4), "deviation": pytest.approx(np.std([0.9, 0.5, 0.7])),
     }  # fmt: skip
     assert spread(rows[2:4], "accuracy") == {"regions": 0}
+
+
+def test_the_mean_over_regions_has_an_interval_that_holds_it():
+    y, proba = predictions(0, 2, 600)
+    regions = np.array(["a", "b", "c"])[np.arange(len(y)) % 3]
+    rows, spreads = region_spread(y, proba, regions, n_bootstrap=200)
+    assert rows == region_scores(y, proba, regions, n_bootstrap=200)
+    for metric in METRICS:
+        found, widths = spreads[metric], [row[metric]["high"] - row[metric]["low"] for row in rows]
+        assert found["low"] < found["mean"] < found["high"]
+        assert {key: found[key] for key in spread(rows, metric)} == spread(rows, metric)
+        # Regions err apart.
+        assert found["high"] - found["low"] == pytest.approx(np.sqrt(np.sum(np.square(widths))) / 3, rel=0.3)
+
+
+def test_the_interval_of_a_mean_covers_what_it_should():
+    rng, held = np.random.default_rng(0), []
+    truth = np.array([0.9, 0.8, 0.6])
+    for number in range(200):
+        # 30 blocks of five rows a region; rows of a block are right together more often than not.
+        chance = np.clip(np.repeat(truth, 30) + rng.uniform(-0.1, 0.1, 90), 0, 1)
+        right = rng.random((90, 5)) < chance[:, None]
+        y = rng.integers(2, size=450)
+        proba = np.eye(2)[np.where(right.ravel(), y, 1 - y)]
+        names, blocks = np.repeat(["a", "b", "c"], 150), np.repeat(np.arange(90), 5)
+        found = region_spread(y, proba, names, blocks, n_bootstrap=200, seed=number)[1]["accuracy"]
+        held.append(found["low"] <= truth.mean() <= found["high"])
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_the_mean_over_regions_has_no_interval_where_one_of_them_has_none():
+    y, proba = predictions(0, 2, 300)
+    regions = np.array(["a", "b"])[np.arange(len(y)) % 2]
+    blocks = np.where(regions == "a", np.arange(len(y)), np.arange(len(y)) % 4)
+    found = region_spread(y, proba, regions, blocks, n_bootstrap=50)[1]["accuracy"]
+    assert found["regions"] == 2 and np.isnan([found["low"], found["high"]]).all()
+    # A region that is too small to be judged does not take the interval away.
+    regions = np.where(np.arange(len(y)) < 8, "tiny", "a")
+    found = region_spread(y, proba, regions, np.where(regions == "a", np.arange(len(y)), 0), n_bootstrap=50)[1]
+    assert found["accuracy"]["regions"] == 1 and found["accuracy"]["low"] < found["accuracy"]["high"]
 
 
 def test_worst_region_at_equal_size_is_the_worst_one():

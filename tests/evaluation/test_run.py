@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +104,22 @@ def test_the_same_seed_gives_the_same_figures(tmp_path):
     for name in ("within", "transfer", "few_shot"):
         assert json.dumps(first[name]) == json.dumps(second[name])
     assert first["label_efficiency"]["areas"] == second["label_efficiency"]["areas"]
+
+
+def test_the_headline_does_not_compare_rows_of_one_region_with_those_of_another(tmp_path):
+    """Regions that are easy by themselves, and whose scores lie on different levels."""
+    table, y = make_table(signal=3.0)
+    level = np.array([float(name[1:]) for name in table.metadata["region"].to_pylist()])
+    vectors = table.vectors.copy()
+    vectors[:, 0] += 5 * level
+    table = EmbeddingsTable(table.ids, vectors, table.metadata, table.info)
+    figures = evaluate(table, y, tmp_path, **QUICK | {"seeds": 0})
+    mean, whole = figures["transfer"]["spread"]["auc"], figures["transfer"]["overall"]["auc"]["value"]
+    assert mean["mean"] > 0.9 > 0.7 > whole
+    page = (tmp_path / "report.html").read_text()
+    box = rf"<b>{100 * mean['mean']:.1f} <small>.*</small></b>AUC in regions without labels, mean of 3 regions"
+    assert re.search(box, page)
+    assert f"AUC is {100 * figures['within']['overall']['auc']['value']:.1f} and {100 * whole:.1f}." in page
 
 
 def test_labels_without_signal_are_told_as_chance(tmp_path):
