@@ -46,7 +46,8 @@ def read_design(path: str | os.PathLike, ids: Sequence[str]) -> Design:
         ids: N ids, in whose order the answer is; what the file does not name may judge, with weight 1.
 
     Raises:
-        DataError: inclusion probabilities that are no numbers above 0 and up to 1, or no label that may judge.
+        DataError: inclusion probabilities that are no numbers above 0 and up to 1, strata without any, or no label that
+            may judge.
     """
     cells = read_columns(path, ("id", "label"), COLUMNS)
     rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
@@ -76,6 +77,14 @@ def design(columns: Sequence[Sequence], rows: Sequence[int], where: str) -> Desi
         raise DataError(
             f"{where}: all {len(rows)} labels were picked by a strategy (sample={PICKED}); they are no sample of the "
             "region and would give false figures. Label what `croplem suggest --validation` draws, or use other labels"
+        )
+    strata = np.unique([name for name, test in zip(stratum, tests, strict=True) if test and name])
+    if len(strata) > 1 and not drawn.any():
+        raise DataError(
+            f"{where}: has strata ({', '.join(strata[:3])}{', ...' if len(strata) > 3 else ''}) and no "
+            "inclusion_probability, so labels of a small stratum would count as much as those of a large one; add the "
+            "column (places drawn in the stratum by places in it), or take the column stratum out if all places were "
+            "equally probable"
         )
     weights = np.where(drawn & tests, 1 / np.where(drawn, probability, 1), 1.0)
     return Design(tests, weights, np.array(stratum, object).astype(str), bool(drawn.any()) or any(sample))

@@ -40,6 +40,15 @@ def test_refuses_what_may_not_judge(tmp_path):
         read_design(sheet(tmp_path / "s.csv", [("a", "x", "", "", "0.0")]), ["a"])
 
 
+def test_strata_without_probabilities_are_refused(tmp_path):
+    rows = [("a", "x", "", "hills", ""), ("b", "y", "", "plain", ""), ("c", "y", "", "", "")]
+    with pytest.raises(DataError, match=r"has strata \(hills, plain\) and no inclusion_probability, so .*; add"):
+        read_design(sheet(tmp_path / "s.csv", rows), ["a", "b"])
+    # One stratum weighs nothing, and strata of picked labels judge nothing.
+    rows = [("a", "x", "", "hills", ""), ("b", "y", "picked", "plain", "")]
+    assert read_design(sheet(tmp_path / "s.csv", rows), ["a", "b"]).tests.tolist() == [True, False]
+
+
 def test_weights_are_as_if_rows_were_repeated():
     rng = np.random.default_rng(0)
     y, p = rng.integers(2, size=60), rng.random(60)
