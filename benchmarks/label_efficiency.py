@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from croplem_hf.active import CoverageBandit, RandomSampling, StratifiedRandomSampling, compare, replay
 from croplem_hf.active.baselines import BASELINES
+from croplem_hf.active.simulate import curves
 from croplem_hf.evaluation.label_efficiency import areas, labels_to_reach
 from croplem_hf.heads.logistic import SOLVERS
 
@@ -39,6 +40,7 @@ STRATEGIES = {
     "bandit": lambda seed: CoverageBandit(seed=seed),
     "bandit, frozen prior": lambda seed: CoverageBandit(seed=seed, learn=False),
 }
+OTHERS = "best by the other seeds"
 TARGETED = "bandit, target"
 """Sees the embeddings of the region left out, if there is one: rows that are not tested on, where there are such."""
 
@@ -85,20 +87,22 @@ def merged(records: list[dict]) -> list[dict]:
 def summary(records: list[dict], about: dict) -> dict:
     """Areas, differences to the bandit, labels needed, and how close some of the labels come to all of them, x 100."""
     found: dict = {"rows": about["rows"], "all_labels_macro_f1": 100 * about["all_labels_macro_f1"], "strategies": {}}
-    curve = {
+    mean_f1 = {
         (name, count): np.mean([r["macro_f1"] for r in records if (r["strategy"], r["n_labels"]) == (name, count)])
         for name, count in {(r["strategy"], r["n_labels"]) for r in records}
     }
-    counts = sorted({count for _, count in curve})
-    start, end = curve["random", counts[0]], about["all_labels_macro_f1"]
+    counts = sorted({count for _, count in mean_f1})
+    start, end = mean_f1["random", counts[0]], about["all_labels_macro_f1"]
     target = start + 0.9 * (end - start)
     found |= {"target_macro_f1": 100 * target, "budgets": counts}
     needed = labels_to_reach(records, "macro_f1", target)
     area = {metric: areas(records, metric) for metric in METRICS}
     names = list(dict.fromkeys(r["strategy"] for r in records))
     for name in names:
-        line = [curve[name, count] for count in counts]
+        line = [mean_f1[name, count] for count in counts]
         row = {f"{metric}_aulc": 100 * area[metric][name]["whole"]["mean"] for metric in METRICS}
+        at_last = [r["worst_region_accuracy"] for r in records if (r["strategy"], r["n_labels"]) == (name, counts[-1])]
+        row["worst_region_at_last"] = 100 * float(np.mean(at_last))
         row |= {f"macro_f1_{part}": 100 * area["macro_f1"][name][part]["mean"] for part in ("low", "high")}
         row |= {"macro_f1": [100 * value for value in line], "labels_to_target": needed[name]["median"]}
         for share in (0.10, 0.15):
@@ -118,29 +122,47 @@ def summary(records: list[dict], about: dict) -> dict:
         "bandit_minus_best_fixed": mine["macro_f1_aulc"] - found["strategies"][best]["macro_f1_aulc"],
         "bandit_minus_random": mine["macro_f1_aulc"] - found["strategies"]["random"]["macro_f1_aulc"],
     }  # fmt: skip
+    if len({record["seed"] for record in records}) > 1:
+        whole = compare(records + best_by_other_seeds(records, fixed), "bandit", OTHERS, "macro_f1")[0]
+        found["bandit_minus_best_by_other_seeds"] = [100 * value for value in (whole.mean, whole.lower, whole.upper)]
     if "UncertaintyHerding" in names:
         theirs = found["strategies"]["UncertaintyHerding"]["worst_region_accuracy_aulc"]
         found["worst_region_minus_uncertainty_herding"] = mine["worst_region_accuracy_aulc"] - theirs
     return found
 
 
+def best_by_other_seeds(records: list[dict], fixed: list[str]) -> list[dict]:
+    """Records of the strategy that a seed would take by the means of all others: what is best without hindsight."""
+    area = {name: curves(records, name, "macro_f1") for name in fixed}
+    taken = {}
+    for seed in area[fixed[0]]:
+        rest = {name: np.mean([part["whole"] for k, part in own.items() if k != seed]) for name, own in area.items()}
+        taken[seed] = max(rest, key=rest.get)
+    return [record | {"strategy": OTHERS} for record in records if record["strategy"] == taken.get(record["seed"])]
+
+
 def report(name: str, found: dict) -> None:
     """Print one pool's table."""
     last = found["budgets"][-1]
     print(f"\n## {name}: pool of {found['rows']:.0f}, all labels {found['all_labels_macro_f1']:.1f} macro-F1 (x 100)\n")
-    print(f"| strategy | AULC | low | high | at {last} | worst region | labels to 90 % | bandit minus it (95 %) | s |")
-    print("|---|---:|---:|---:|---:|---:|---:|---|---:|")
+    columns = ["strategy", "AULC", "low", "high", f"at {last}", "worst region", f"worst at {last}", "labels to 90 %",
+               "bandit minus it (95 %)", "s"]  # fmt: skip
+    print(f"| {' | '.join(columns)} |\n|---|{'---:|' * 7}---|---:|")
     for strategy, row in found["strategies"].items():
         needed = f"> {last}" if row["labels_to_target"] is None else row["labels_to_target"]
         gap = row.get("bandit_minus_macro_f1")
         cells = [
             f"{row['macro_f1_aulc']:.1f}", f"{row['macro_f1_low']:.1f}", f"{row['macro_f1_high']:.1f}",
-            f"{row['macro_f1'][-1]:.1f}", f"{row['worst_region_accuracy_aulc']:.1f}", str(needed),
+            f"{row['macro_f1'][-1]:.1f}", f"{row['worst_region_accuracy_aulc']:.1f}",
+            f"{row['worst_region_at_last']:.1f}", str(needed),
             "" if gap is None else f"{gap[0]:+.1f} ({gap[1]:+.1f} to {gap[2]:+.1f})", f"{row['seconds']:.2f}",
         ]  # fmt: skip
         print(f"| {strategy} | {' | '.join(cells)} |")
     mine = found["strategies"]["bandit"]
     print(f"\nBandit minus best fixed ({found['best_fixed']}): {found['bandit_minus_best_fixed']:+.1f}")
+    if "bandit_minus_best_by_other_seeds" in found:
+        mean, low, high = found["bandit_minus_best_by_other_seeds"]
+        print(f"Bandit minus the best by the means of the other seeds: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
     if "worst_region_minus_uncertainty_herding" in found:
         print(f"Worst region minus Uncertainty Herding's: {found['worst_region_minus_uncertainty_herding']:+.1f}")
     few, more, most = (mine[f"of_all_at_{at}"] for at in ("10%", "15%", "last"))
