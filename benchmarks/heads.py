@@ -1,10 +1,10 @@
 """Heads beside each other: kinds, centring of regions, calibration, and sets of classes.
 
     croplem embed SERIES/series.parquet series.emb.parquet
-    OMP_NUM_THREADS=1 python benchmarks/heads.py series.emb.parquet kinds calibration sets
+    OMP_NUM_THREADS=1 python benchmarks/heads.py series.emb.parquet kinds calibration pools sets
 
 Transfers: each region of the two cropland sources left out in turn, and temporary crop of `worldcereal_global_a` from
-the other WorldCereal tables. Nothing is tuned here.
+the other WorldCereal tables. "pools" are those of label_efficiency.py. Nothing is tuned here.
 """
 
 import argparse
@@ -14,11 +14,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from label_pools import pools
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
 from croplem_hf import read_table
-from croplem_hf.evaluation import calibration_error, reliability
+from croplem_hf.evaluation import calibration as score_calibration, calibration_error, reliability
 from croplem_hf.heads import HEADS, ConformalSets, LogisticHead, RegionCentre
 
 SOURCES = ("itu_cropland_2023", "dea_cropmask_2019")
@@ -133,6 +134,36 @@ def calibration(data: Data) -> None:
             )
 
 
+def by_pool(path: Path) -> None:
+    """Calibration before and after on every pool: random labels, ten draws of each number, tested on its other rows."""
+    rows = {}
+    for name, make in pools(path).items():
+        pool, gains, found = make(), {}, {"none": [], "temperature": []}
+        for seed in range(10):
+            for _, pooled, test in pool.splits(seed):
+                for count in (c for c in (50, 100, 200, 400) if c <= 0.8 * len(pooled)):
+                    drawn = np.random.default_rng(seed).permutation(pooled)[:count]
+                    X, y, groups = (part[drawn] for part in (pool.X, pool.y, pool.blocks))
+                    for kind in found:
+                        head = LogisticHead(calibration=kind).fit(X, y, groups=groups)
+                        # A class without a label has probability 0 before and after.
+                        known = test[np.isin(pool.y[test], head.classes_)]
+                        proba = head.predict_proba(pool.X[known])
+                        found[kind].append(score_calibration(pool.y[known], proba, classes=head.classes_))
+                        gains.setdefault((kind, count), []).append(found[kind][-1]["log_loss"])
+        means = [
+            scale * np.mean([one[key] for one in found[kind]])
+            for key, scale in (("ece", 100), ("brier", 1000), ("log_loss", 1000))
+            for kind in found
+        ]
+        counts = sorted({count for _, count in gains})
+        worse = sum(np.mean(gains["temperature", c]) > np.mean(gains["none", c]) for c in counts)
+        rows[name] = [*means, worse, len(counts)]
+        print(name, *(f"{value:.1f}" for value in rows[name]), file=sys.stderr)
+    columns = [f"{what}, {when}" for what in ("ECE", "Brier x 1000", "log loss x 1000") for when in ("none", "temp.")]
+    table("Calibration by pool", [*columns, "numbers of labels where log loss is worse", "of"], rows)
+
+
 def sets(data: Data, confidence: float = 0.9) -> None:
     """Coverage of sets in a region left out, by the labels that calibrated them; means over 20 halves of its blocks."""
     rows = {}
@@ -164,14 +195,14 @@ def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="embeddings of the series")
-    parser.add_argument("parts", nargs="+", choices=["kinds", "calibration", "sets"])
+    parser.add_argument("parts", nargs="+", choices=["kinds", "calibration", "pools", "sets"])
     parser.add_argument("--limit", type=int, default=2_000, help="training rows of a transfer, drawn (default 2000)")
     options = parser.parse_args()
     warnings.simplefilter("error")
     data = Data(options.table)
     for part in options.parts:
         {"kinds": lambda: kinds(data, options.limit), "calibration": lambda: calibration(data),
-         "sets": lambda: sets(data)}[part]()  # fmt: skip
+         "pools": lambda: by_pool(options.table), "sets": lambda: sets(data)}[part]()  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from croplem_hf.active import CoverageBandit, RandomSampling, StratifiedRandomSa
 from croplem_hf.active.baselines import BASELINES
 from croplem_hf.active.simulate import curves
 from croplem_hf.evaluation.label_efficiency import areas, labels_to_reach
-from croplem_hf.heads.logistic import SOLVERS
+from croplem_hf.heads.logistic import PENALTY, SOLVERS
 
 BUDGETS = (10, 25, 50, 100, 200, 400)
 METRICS = ("macro_f1", "worst_region_accuracy")
@@ -47,7 +47,8 @@ TARGETED = "bandit, target"
 
 def test_head(classes: int):
     """Predicts what `LogisticHead` predicts, without its calibration, which changes no class."""
-    return make_pipeline(StandardScaler(), LogisticRegression(solver=SOLVERS[classes == 2], max_iter=2000))
+    model = LogisticRegression(C=PENALTY, solver=SOLVERS[classes == 2], max_iter=2000)
+    return make_pipeline(StandardScaler(), model)
 
 
 def measure(make, names: list[str], seeds: range, jobs: int, folder: Path | None) -> tuple[list[dict], dict]:

@@ -23,11 +23,12 @@ Split = tuple[str, np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LabelledPool:
-    """X float32 (N, D), y int (N,), regions text (N,), and `splits(seed)`."""
+    """X float32 (N, D), y int (N,), regions text (N,), spatial blocks (N,), and `splits(seed)`."""
 
     X: np.ndarray
     y: np.ndarray
     regions: np.ndarray
+    blocks: np.ndarray
     splits: Callable[[int], Iterator[Split]]
 
 
@@ -42,16 +43,16 @@ def digits(kind: str = "within") -> LabelledPool:
     names = np.array([f"region {number}" for number in region])
     blocks = np.arange(len(names))
     if kind == "left out":
-        return LabelledPool(X, data.target, names, lambda seed: left_out(names, blocks, seed))
-    return LabelledPool(X, data.target, names, lambda seed: by_blocks(names, blocks, seed, 0.8))
+        return LabelledPool(X, data.target, names, blocks, lambda seed: left_out(names, blocks, seed))
+    return LabelledPool(X, data.target, names, blocks, lambda seed: by_blocks(names, blocks, seed, 0.8))
 
 
 def breast_cancer() -> LabelledPool:
     """Wisconsin breast cancer, numbers standardised, one region."""
     data = load_breast_cancer()
     X = ((data.data - data.data.mean(axis=0)) / data.data.std(axis=0)).astype(np.float32)
-    names = np.full(len(X), "all")
-    return LabelledPool(X, data.target, names, lambda seed: by_blocks(names, np.arange(len(names)), seed, 0.5))
+    names, blocks = np.full(len(X), "all"), np.arange(len(X))
+    return LabelledPool(X, data.target, names, blocks, lambda seed: by_blocks(names, blocks, seed, 0.5))
 
 
 def series(path: Path, sources: list[str], column: str, kind: str, least: int = LEAST_OF_CLASS) -> LabelledPool:
@@ -69,7 +70,7 @@ def series(path: Path, sources: list[str], column: str, kind: str, least: int = 
     sizes = dict(zip(*np.unique(regions, return_counts=True), strict=True))
     regions = np.array([name if sizes[name] >= 2 * LEAST_OF_CLASS else "elsewhere" for name in regions])
     make = {"within": by_blocks, "one": one_region, "left out": left_out}[kind]
-    return LabelledPool(table.vectors[keep], y, regions, lambda seed: make(regions, blocks, seed))
+    return LabelledPool(table.vectors[keep], y, regions, blocks, lambda seed: make(regions, blocks, seed))
 
 
 def by_blocks(
@@ -124,7 +125,8 @@ def kenya(fields: int = 4_688) -> LabelledPool:
     regions = np.array([f"tile {number}" for number in tile[keep]])
     # Invented fields do not share a neighbourhood as real ones do: each is a block of its own.
     blocks = np.arange(len(y))
-    return LabelledPool(table.vectors[keep], y, regions, lambda seed: by_blocks(regions, blocks, seed, 0.7, len(y)))
+    X = table.vectors[keep]
+    return LabelledPool(X, y, regions, blocks, lambda seed: by_blocks(regions, blocks, seed, 0.7, len(y)))
 
 
 def pools(path: Path | None) -> dict[str, Callable[[], LabelledPool]]:

@@ -79,7 +79,7 @@ def test_temperature_is_that_of_scikit_learn_where_labels_are_many():
     X, y = blobs(4000)
     head = LogisticHead().fit(X, y)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    model = make_pipeline(StandardScaler(), LogisticRegression())
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=head.C))
     other = CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=folds).fit(X, y)
     assert head.calibrated_
     np.testing.assert_allclose(head.predict_proba(X), other.predict_proba(X), atol=5e-3)

@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..heads.logistic import SOLVERS
+from ..heads.logistic import PENALTY, SOLVERS
 
 FOLDS = 5
 
@@ -31,11 +31,11 @@ def cross_validated_skill(X: np.ndarray, y: np.ndarray, seed: int) -> float:
         return 0.0
     folds = StratifiedKFold(min(FOLDS, int(count[count >= 2].min())), shuffle=True, random_state=seed)
     # What is asked is which class, not how probable: a loose tolerance will do.
-    model = make_pipeline(StandardScaler(), LogisticRegression(solver=SOLVERS[kinds == 2], tol=0.01, max_iter=500))
+    model = LogisticRegression(C=PENALTY, solver=SOLVERS[kinds == 2], tol=0.01, max_iter=500)
     with warnings.catch_warnings():
         # Few labels of many classes are what a campaign starts from, not a regression in disguise.
         warnings.filterwarnings("ignore", message="The number of unique classes")
-        found = cross_val_predict(model, X[rows], y[rows], cv=folds)
+        found = cross_val_predict(make_pipeline(StandardScaler(), model), X[rows], y[rows], cv=folds)
     right = found == y[rows]
     recall = np.mean([right[y[rows] == name].mean() for name in classes[count >= 2]])
     return max(float(recall - 1 / kinds) / (1 - 1 / kinds), 0.0)
