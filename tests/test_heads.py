@@ -97,9 +97,28 @@ def test_few_labels_that_are_all_right_do_not_make_it_certain():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 6)
     X = rng.normal(size=(12, 4)) + 8 * y[:, None]
-    head = LogisticHead().fit(X, y)
-    assert head.calibrated_
+    head = LogisticHead(C=1.0).fit(X, y)
+    assert head.calibrated_ and head.temperature_ == 1.0
     assert 0.85 < head.predict_proba(X).max(axis=1).mean() < 0.99
+
+
+def test_a_head_is_never_made_surer():
+    y = np.arange(600) % 2
+    X = np.random.default_rng(0).normal(size=(600, 8)) + y[:, None]
+    head = LogisticHead(C=1e-4).fit(X, y)
+    assert head.predict_proba(X).max(axis=1).mean() < head.score(X, y) - 0.2
+    assert head.calibrated_ and head.temperature_ == 1.0
+
+
+def test_a_temperature_needs_more_than_chance():
+    """Labels that are drawn with the very probabilities of a logistic model: some draws look overconfident."""
+    kept = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(60, 2))
+        y = (rng.random(60) < expit(2 * X[:, 0])).astype(int)
+        kept.append(LogisticHead(C=10.0).fit(X, y).temperature_ == 1.0)
+    assert np.mean(kept) > 0.8
 
 
 @pytest.mark.parametrize(
@@ -110,7 +129,7 @@ def test_rule_for_few_labels(counts, calibrated):
     X = np.random.default_rng(0).normal(size=(len(y), 5)) + y[:, None]
     head = LogisticHead().fit(X, y)
     assert head.calibrated_ == calibrated
-    assert (head.temperature_ == 1.0) == (not calibrated)
+    assert calibrated or head.temperature_ == 1.0
     assert head.n_labels_.tolist() == list(counts)
     assert head.predict_proba(X).shape == (len(y), len(counts))
 

@@ -27,8 +27,9 @@ class Head(ClassifierMixin, BaseEstimator):
     """A classifier on frozen embeddings with calibrated probabilities, saved without pickle; see its kinds.
 
     The scores of held-out rows of the training decide the calibration. "temperature": one divisor for all scores (Guo
-    et al. 2017, arXiv 1706.04599), targets softened to 1 - 1 / (n + 2) (after Platt 1999), so that few labels that are
-    all found right do not make a head certain. "isotonic": a curve a class; for a thousand labels and more. "none".
+    et al. 2017, arXiv 1706.04599), never below 1, and 1 unless it lowers their cross-entropy by more than a standard
+    error, so that few labels neither make a head certain nor blunt one that is right. "isotonic": a curve a class; for
+    a thousand labels and more. "none".
 
     Few labels: a class with one label (or one group) takes part in the training and not in the calibration; where
     fewer than two classes have two, the temperature stays 1 and `calibrated_` is False; "isotonic" is then refused.
