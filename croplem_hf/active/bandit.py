@@ -2,8 +2,8 @@
 
 The value of a batch is the weighted share of the pool that lies near it (Yue and Guestrin 2011, "Linear submodular
 bandits"; the shrinking kernel is that of Uncertainty Herding, Bae et al. 2025, arXiv 2412.20644). The weight of a place
-is its expected error, linear in a context and learned from the labels that were bought, times that of its region; the
-error counts only as far as the head has proved able, and part of a batch is left to chance.
+is its expected error, linear in a context and learned from the labels that were bought, times that of its region. A
+calibrated head that knows little doubts everywhere alike, and coverage then decides.
 """
 
 import os
@@ -17,7 +17,6 @@ from .context import CONTEXT, contexts_of
 from .coverage import LANDMARKS, Space, check_target, draw_landmarks, lazy_greedy, region_weights
 from .explain import Explanation, explain
 from .memory import Batch, describe_pool, read_state, write_state
-from .skill import cross_validated_skill
 from .strategies import MISSING, Pool, Strategy, fitted_head, stratified_rows
 from .trips import Trips
 
@@ -39,12 +38,11 @@ class CoverageBandit(Strategy):
         rows = bandit.query(X, y, batch_size=50)        # learns from those that have come
 
     A round: contexts z = (1, margin, 1 - max p, distance to the nearest label, density, rarity of the class, region
-    one-hot); learned error clip(z.theta + alpha sqrt(z A^-1 z), 0.01, 1); expected error e = 1 - g + g x learned error,
-    with g the skill of the head on left-out labels (`cross_validated_skill`), so that coverage alone decides while the
-    head is no better than chance. `explore` of the batch are random rows, equal in number over regions. Some 2,000
-    landmarks stand for the pool, each with weight e x v; lazy greedy choice of the candidates that cover most of what
-    labels and the random rows leave, under a Gaussian kernel, whose width is 0.7 x the median distance from a landmark
-    to its nearest label (without labels: to as many random rows as are asked for). theta is a ridge regression of the
+    one-hot); expected error e = clip(z.theta + alpha sqrt(z A^-1 z), 0.01, 1). `explore` of the batch are random rows,
+    equal in number over regions. Some 2,000 landmarks stand for the pool, each with weight e x v; lazy greedy choice of
+    the candidates that cover most of what labels and the random rows leave, under a Gaussian kernel, whose width is 0.7
+    x the median distance from a landmark to its nearest label (without labels: to as many random rows as are asked
+    for). theta is a ridge regression of the
     observed errors 1 - p_before(y) on z, with the margin as its prior. The reward of a row is its error x its new
     coverage; as the coverage is known when a row is chosen and the noise grows with it, regressing the error itself is
     the weighted least-squares estimate.
@@ -63,7 +61,7 @@ class CoverageBandit(Strategy):
         rho: weight v of a region with share s of the pool ~ s ** -rho, mean 1 over the pool, clipped to [0.2, 5].
         alpha: how much of the uncertainty of theta is added to the learned error.
         explore: share of a batch that is drawn at random, 0 to 1. With `trips` nothing is: chance buys what is dear.
-        learn: whether labels change anything but the head; False keeps the prior of theta and g = 1.
+        learn: whether labels change anything but the head; False keeps the prior of theta.
         trips: prices of rows and of ways, `Trips`; all rows cost the same where None.
         target: float (M, D), or None where the pool itself is to be predicted.
         seed: of landmarks, screened candidates and random rows.
@@ -72,7 +70,6 @@ class CoverageBandit(Strategy):
         explanations_: one `Explanation` for each row of the last query.
         landmarks_, error_field_: int64 (M,) and float64 (M,), landmarks of the last query, numbered from N on where
             they are of the target, and the error expected there.
-        skill_: g of the last query.
         rewards_: float64 (n, 5), row, error, new coverage, reward, and 1 where chance drew it, of every label that came
             after being chosen.
         theta_: float64 (6 + R,), in the order of `context_names_`.
@@ -108,7 +105,6 @@ class CoverageBandit(Strategy):
         self.target = target
         self.explanations_: list[Explanation] = []
         self.rewards_ = np.empty((0, 5))
-        self.skill_ = 0.0
         self._batches: list[Batch] = []
         self._round = 0
         self._pool: dict | None = None
@@ -155,9 +151,6 @@ class CoverageBandit(Strategy):
         drawn, screened = self._draw(pool, screened)
 
         head = fitted_head(self.head, pool.X, pool.y)
-        self.skill_ = 1.0
-        if self.learn and head is not None:
-            self.skill_ = cross_validated_skill(pool.X[pool.labelled], pool.y[pool.labelled], self.seed)
         known = np.flatnonzero(_marked(pool.y != MISSING, self.pending_, True))
         anchors = np.concatenate([known, drawn])
         if not len(anchors):
@@ -255,10 +248,9 @@ class CoverageBandit(Strategy):
         self._batches = [batch for batch in waiting if len(batch.rows)]
 
     def _expected_error(self, contexts: np.ndarray) -> np.ndarray:
-        """Error expected for contexts (n, 6 + R), float64 (n,): the learned one as far as the head is able, else 1."""
+        """Error expected for contexts (n, 6 + R), float64 (n,)."""
         spread = np.sqrt(np.sum(contexts @ np.linalg.inv(self._precision) * contexts, axis=1))
-        learned = np.clip(contexts @ self.theta_ + self.alpha * spread, *ERRORS)
-        return 1 - self.skill_ + self.skill_ * learned
+        return np.clip(contexts @ self.theta_ + self.alpha * spread, *ERRORS)
 
     def _remember(self, rows, contexts, coverage, by_chance, pool: Pool, head: BaseEstimator | None) -> None:
         """Keep what the coming labels will be judged by; a row that waits already is judged by its last choice."""

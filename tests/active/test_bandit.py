@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 from croplem_hf.active import MISSING, CoverageBandit, RandomSampling, Trips
 from croplem_hf.active.coverage import lazy_greedy, region_weights
-from croplem_hf.active.skill import cross_validated_skill
 from croplem_hf.errors import CheckpointError, DataError
 from croplem_hf.geodesy import kilometres
 
@@ -329,7 +328,7 @@ def explained(bandit, X, size=20):
     return bandit.explanations_
 
 
-def test_doubt_counts_only_as_far_as_the_head_has_proved_able():
+def test_a_head_at_chance_hardly_tells_places_apart():
     X, truth = clusters([150, 150], spread=0.5)
     noise = np.random.default_rng(1).integers(2, size=300)
     fields = {}
@@ -338,16 +337,8 @@ def test_doubt_counts_only_as_far_as_the_head_has_proved_able():
         y[::6] = labels[::6]
         bandit = CoverageBandit(seed=0)
         bandit.query(X, y, batch_size=5)
-        fields[name] = bandit.skill_, np.ptp(bandit.error_field_)
-    assert fields["able"][0] > 0.95 and fields["at chance"][0] < 0.4
-    assert fields["at chance"][1] < 0.5
-
-
-@pytest.mark.parametrize(("labels", "least", "most"), [([0] * 9, 0, 0), ([0, 1], 0, 0), ([0, 1] * 20, 0.9, 1)])
-def test_skill_of_a_head_on_left_out_labels(labels, least, most):
-    labels = np.array(labels)
-    X = np.random.default_rng(0).normal(size=(len(labels), 4)) + 8 * labels[:, None]
-    assert least <= cross_validated_skill(X, labels, 0) <= most
+        fields[name] = bandit.error_field_
+    assert fields["at chance"].min() > 0.5 > np.median(fields["able"])
 
 
 def test_prices_decide_between_equals_and_budgets_end_a_batch():
