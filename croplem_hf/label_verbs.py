@@ -72,8 +72,9 @@ def add_verbs(verbs: Verbs) -> None:
               "within": "auc and balanced_accuracy by region with local labels: region, n, and for both a value and "
               "the bounds low and high",
               "transfer": "the same of regions left out of training, null where there is one region",
-              "within_mean": "of both scores the mean over regions with low and high, and the worst region",
-              "transfer_mean": "the same of regions left out",
+              "within_mean": "of both scores: regions (how many have rows enough), mean over them, its low and high, "
+              "worst and worst_region; null where there is none",
+              "transfer_mean": "the same of regions left out, null where there is one region",
               "small_regions": "regions with too few rows to test for their figures to mean anything",
               "left_out": "what could not be measured, and why"},
     )  # fmt: skip
@@ -240,15 +241,23 @@ def _evaluate(args: argparse.Namespace) -> Answer:
         for row in rows:
             scores = "  ".join(f"{metric} {percent(row[metric])}" for metric in ("auc", "balanced_accuracy"))
             lines.append(f"{name:16} {row['region']:24} n {row['n']:<7} {scores}")
-        means = {metric: figures[part]["spread"][metric] for metric in keys[2:]} if figures[part] else None
+        means = _means(figures[part])
         facts[f"{part}_mean"] = means
-        if means and means["auc"]["regions"] > 1:
-            over = f"mean of {means['auc']['regions']} regions"
-            scores = "  ".join(f"{metric} {percent(value)}" for metric, value in means.items())
-            lines.append(f"{name:16} {over:34} {scores}")
+        if means and max(value["regions"] for value in means.values()) > 1:
+            scores = "  ".join(f"{metric} {percent(value)} of {value['regions']}" for metric, value in means.items())
+            lines.append(f"{name:16} {'mean over regions':34} {scores}")
     lines.append(f"report in {report}; all figures in {facts['figures']}")
     facts |= {"small_regions": figures["data"]["small_regions"], "left_out": figures["left_out"]}
     return Answer(facts, "\n".join(lines))
+
+
+def _means(account: dict | None) -> dict | None:
+    """Mean and worst of both scores over regions, as `--json` tells them."""
+    if account is None:
+        return None
+    keys = ("mean", "low", "high", "worst", "worst_region")
+    spreads = {metric: account["spread"][metric] for metric in ("auc", "balanced_accuracy")}
+    return {metric: {"regions": of["regions"]} | {key: of.get(key) for key in keys} for metric, of in spreads.items()}
 
 
 def _baselines(imagery: str, info: dict):

@@ -65,6 +65,9 @@ def test_verbs_on_tables_answer_in_json(table, tmp_path, answer):
     found = answer("evaluate", table, "--label-column", "label", "--out", tmp_path / "r", "--seeds", 0)
     assert [row["region"] for row in found["transfer"]] == ["north", "south"] and found["small_regions"] == {}
     assert 0.5 < found["within"][0]["auc"]["low"] < found["within"][0]["auc"]["value"] <= 1
+    mean, each = found["transfer_mean"]["auc"], [row["auc"]["value"] for row in found["transfer"]]
+    assert mean["regions"] == 2 and mean["mean"] == pytest.approx(np.mean(each)) and mean["worst"] == min(each)
+    assert mean["low"] <= mean["mean"] <= mean["high"] and set(found["within_mean"]) == {"auc", "balanced_accuracy"}
     found = answer("push", "index", index, "me/i", "--licence", "cc-by-4.0", "--dry-run")
     assert found["url"] is None and found["files"]["README.md"] == len(found["card"].encode())
 

@@ -14,6 +14,7 @@ from croplem_hf import CoverageBandit, EmbeddingIndex, LogisticHead, generate_sc
 from croplem_hf.active.suggest import STRATEGIES, allocate
 from croplem_hf.cli import main
 from croplem_hf.data.geotiff import read_geotiff
+from croplem_hf.evaluation.report import percent
 from croplem_hf.suggest_verb import SUGGEST_STRATEGIES
 
 
@@ -338,7 +339,8 @@ def test_fit_and_evaluate(pool, tmp_path, capsys):
     figures = json.loads((report / "figures.json").read_text())
     assert {row["region"] for row in figures["transfer"]["regions"]} == {"north", "south", "east"}
     assert (report / "report.html").stat().st_size > 10_000 and (report / "regions.csv").is_file()
-    assert "region left out" in capsys.readouterr().out
+    shown, mean = capsys.readouterr().out, figures["transfer"]["spread"]["auc"]
+    assert f"mean over regions                  auc {percent(mean)} of 3" in shown and "region left out" in shown
 
 
 def test_regions_of_a_few_rows_are_told(pool, tmp_path, caplog, answer):

@@ -46,13 +46,14 @@ def read_design(path: str | os.PathLike, ids: Sequence[str]) -> Design:
         ids: N ids, in whose order the answer is; what the file does not name may judge, with weight 1.
 
     Raises:
-        DataError: inclusion probabilities that are no numbers above 0 and up to 1, strata without any, or no label that
-            may judge.
+        DataError: inclusion probabilities that are no numbers above 0 and up to 1, strata without any
+            (`refuse_unweighted`), or no label that may judge.
     """
     cells = read_columns(path, ("id", "label"), COLUMNS)
     rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
     names = [str(cells["id"][row]).strip() for row in rows]
     found = design([cells.get(column, [None] * len(cells["id"])) for column in COLUMNS], rows, str(path))
+    refuse_unweighted(found, str(path))
     place = {name: number for number, name in enumerate(names)}
     at = np.array([place.get(name, -1) for name in ids], int)
     tests, weights = np.append(found.tests, True)[at], np.append(found.weights, 1.0)[at]
@@ -65,7 +66,7 @@ def design(columns: Sequence[Sequence], rows: Sequence[int], where: str) -> Desi
     Where any row has an inclusion probability, only rows that have one may judge; picked rows never may.
 
     Raises:
-        DataError: as `read_design`; `where` names the file.
+        DataError: as `read_design`, but for strata; `where` names the file.
     """
     sample, stratum = ([as_label(column[row]) or "" for row in rows] for column in columns[:2])
     probability = np.array([_probability(columns[2][row], where) for row in rows])
@@ -78,16 +79,24 @@ def design(columns: Sequence[Sequence], rows: Sequence[int], where: str) -> Desi
             f"{where}: all {len(rows)} labels were picked by a strategy (sample={PICKED}); they are no sample of the "
             "region and would give false figures. Label what `croplem suggest --validation` draws, or use other labels"
         )
-    strata = np.unique([name for name, test in zip(stratum, tests, strict=True) if test and name])
-    if len(strata) > 1 and not drawn.any():
+    weights = np.where(drawn & tests, 1 / np.where(drawn, probability, 1), 1.0)
+    return Design(tests, weights, np.array(stratum, object).astype(str), bool(drawn.any()) or any(sample))
+
+
+def refuse_unweighted(found: Design, where: str) -> None:
+    """Refuse labels of several strata where none has an inclusion probability: all would count alike.
+
+    Raises:
+        DataError: there are such; `where` names the file.
+    """
+    strata = np.unique(found.strata[found.tests & (found.strata != "")])
+    if len(strata) > 1 and (found.weights == 1).all():
         raise DataError(
             f"{where}: has strata ({', '.join(strata[:3])}{', ...' if len(strata) > 3 else ''}) and no "
             "inclusion_probability, so labels of a small stratum would count as much as those of a large one; add the "
             "column (places drawn in the stratum by places in it), or take the column stratum out if all places were "
             "equally probable"
         )
-    weights = np.where(drawn & tests, 1 / np.where(drawn, probability, 1), 1.0)
-    return Design(tests, weights, np.array(stratum, object).astype(str), bool(drawn.any()) or any(sample))
 
 
 def _probability(value: object, where: str) -> float:
@@ -103,4 +112,4 @@ def _probability(value: object, where: str) -> float:
     return number
 
 
-__all__ = ["PICKED", "Design", "design", "read_design"]
+__all__ = ["PICKED", "Design", "design", "read_design", "refuse_unweighted"]

@@ -73,7 +73,8 @@ def score_intervals(
 
 
 def _intervals(
-    codes: np.ndarray, proba: np.ndarray, blocks: Sequence | None, weights: np.ndarray | None, n_bootstrap: int, seed,
+    codes: np.ndarray, proba: np.ndarray, blocks: Sequence | None, weights: np.ndarray | None, n_bootstrap: int,
+    seed: int | Sequence[int],
 ) -> tuple[dict, dict[str, np.ndarray]]:  # fmt: skip
     """What `score_intervals` gives, and each metric over the resampled blocks; one NaN below `MIN_BLOCKS` blocks."""
     own = _weights(weights, len(codes))
@@ -154,7 +155,7 @@ def region_spread(
 
     Returns:
         The rows, and by metric what `spread` gives with `low` and `high` of `mean`: blocks are resampled within each
-        region, the regions being those that there are. NaN where a region has fewer than `MIN_BLOCKS` blocks.
+        region, the regions being those that there are. NaN where a region that counts has too few blocks.
     """
     rows, draws = _by_region(y, proba, regions, blocks, classes, weights, n_bootstrap, seed)
     spreads = {}

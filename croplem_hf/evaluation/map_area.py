@@ -15,7 +15,7 @@ from rasterio.warp import transform
 from ..errors import DataError
 from ..labels import as_label, read_columns, warn_of_case
 from .area import area_estimates
-from .design import COLUMNS, design
+from .design import COLUMNS, design, refuse_unweighted
 from .unit_area import unit_estimates
 
 _log = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ def map_area(
         and `synthetic_hectares` (None where there is no estimate).
 
     Raises:
-        DataError: no such map, no such columns, labels that were picked by a strategy, too few labels in a stratum,
-            none on the map, or none of its classes; units that cannot be read, or none of which lies on the map.
+        DataError: no such map, no such columns, labels that were picked by a strategy, strata that are not the map's
+            classes and have no probability, too few labels in a stratum, none on the map, or none of its classes; units
+            that cannot be read, or none of which lies on the map.
     """
     cells = read_columns(labels_path, ("lon", "lat", "label"), COLUMNS)
     rows = [row for row, label in enumerate(cells["label"]) if as_label(label) is not None]
@@ -77,6 +78,9 @@ def map_area(
         raise DataError(f"{labels_path}: labels are {found}, the classes of {map_path} {', '.join(names)}; none agrees")
     weights, strata = given.weights[keep][on_map], given.strata[keep][on_map]
     if (weights == 1).all():
+        if set(strata) - {""} and (strata != mapped).any():
+            # Strata that are the classes of the map need no probability: their sizes are counted.
+            refuse_unweighted(given, str(labels_path))
         strata, sizes = mapped, {name: n for name, n in zip(names, hectares, strict=True) if n > 0}
         # Counted in places of 10 m: the correction for a finite population is then nothing.
         sizes = {name: 100 * n for name, n in sizes.items()}

@@ -49,11 +49,14 @@ def _summary(figures: Mapping) -> str:
             facts[f"AUC in the worst of them, {worst['worst_region']}"] = percent(worst["worst"])
             cuts = [percent(account["spread"]["balanced_accuracy"].get("mean")) for account in (within, transfer)]
             whole = [percent(account["overall"][HEADLINE]["value"]) for account in (within, transfer)]
+            judged = transfer["spread"]["balanced_accuracy"]["regions"]
+            over = "" if judged == worst["regions"] else f", of {judged} regions"
             lines.append(
-                "These means count each region once, and pairs within a region alone. As such a mean, balanced "
-                f"accuracy is {cuts[0]} with local labels and {cuts[1]} without. With the rows of all regions in one "
-                f"order AUC is {whole[0]} and {whole[1]}. Between the best and the worst region without local labels "
-                f"lie {percent(worst['gap'])} points of AUC."
+                "These means count each region once, and pairs within a region alone; their intervals say nothing of a "
+                f"region that is not among these. As such a mean{over}, balanced accuracy is {cuts[0]} with local "
+                f"labels and {cuts[1]} without. With the rows of all regions in one order AUC is {whole[0]} and "
+                f"{whole[1]}; the calibration errors are over all rows too. Between the best and the worst region "
+                f"without local labels lie {percent(worst['gap'])} points of AUC."
             )
         lines += _unproven(transfer, "Without local labels")
     else:
@@ -76,9 +79,10 @@ def _summary(figures: Mapping) -> str:
         )
     else:
         judge = ""
+    if within["spread"][HEADLINE]["regions"] < 2 <= len(within["regions"]):
         lines.append(
-            f"No region has {MIN_ROWS} rows to test, so there are no means over regions. The boxes put the rows of all "
-            "regions into one order, which can be worse than the order within each of them."
+            f"Fewer than two regions have {MIN_ROWS} rows of several classes to test, so AUC has no mean over regions. "
+            "The boxes put the rows of all regions into one order, which can be worse than the order within each."
         )
     lines.append(
         f"To judge by: {judge}guessing has an AUC of 50.0 and a balanced accuracy of {percent(_level(figures))}. All "

@@ -27,9 +27,9 @@ class Head(ClassifierMixin, BaseEstimator):
     """A classifier on frozen embeddings with calibrated probabilities, saved without pickle; see its kinds.
 
     The scores of held-out rows of the training decide the calibration. "temperature": one divisor for all scores (Guo
-    et al. 2017, arXiv 1706.04599), never below 1, and 1 unless it lowers their cross-entropy by more than a standard
-    error, so that few labels neither make a head certain nor blunt one that is right. "isotonic": a curve a class; for
-    a thousand labels and more. "none".
+    et al. 2017, arXiv 1706.04599), never below `COOLEST`, and 1 unless it lowers their cross-entropy by more than a
+    standard error over groups, so that chance does not blunt a head that is right. "isotonic": a curve a class; for a
+    thousand labels and more. "none".
 
     Few labels: a class with one label (or one group) takes part in the training and not in the calibration; where
     fewer than two classes have two, the temperature stays 1 and `calibrated_` is False; "isotonic" is then refused.
@@ -48,6 +48,8 @@ class Head(ClassifierMixin, BaseEstimator):
     """
 
     TENSORS: tuple[str, ...] = ()
+    COOLEST = 1.0
+    """The least temperature: heads that were made surer did worse in regions left out (benchmarks/RESULTS.md)."""
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Head":
         """Learn from labelled embeddings.
@@ -253,7 +255,7 @@ class Head(ClassifierMixin, BaseEstimator):
                 )
             self.isotonic_, self.calibrated_ = fit_isotonic(softmax(found[1], axis=1), found[2]), True
         elif found is not None:
-            self.temperature_, self.calibrated_ = fit_temperature(found[1], found[2]), True
+            self.temperature_, self.calibrated_ = fit_temperature(*found[1:], coolest=self.COOLEST), True
 
 
 def check_finite(X: np.ndarray) -> None:

@@ -13,8 +13,7 @@ from ..errors import DataError
 CALIBRATIONS = ("temperature", "isotonic", "none")
 MIN_ISOTONIC = 30
 """Labels of the rarest class that an isotonic curve needs; with a few hundred in all the temperature is better."""
-TEMPERATURES = (1.0, 50.0)
-"""A head is never made surer: what may be gained where labels are costs more in regions without (RESULTS.md)."""
+HOTTEST = 50.0
 
 
 def held_out_scores(
@@ -23,7 +22,7 @@ def held_out_scores(
     groups: np.ndarray | None,
     cv: int,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """Scores of rows by models that were not trained on them or on their group.
 
     Args:
@@ -34,8 +33,8 @@ def held_out_scores(
         seed: of the folds.
 
     Returns:
-        The classes that take part, those with two groups at least (k,); scores (m, k); their codes among the k (m,).
-        None where fewer than two classes take part, or a class lies in one fold as a whole.
+        The classes that take part, those with two groups at least (k,); scores (m, k); their codes among the k (m,);
+        the rows' groups (m,). None where fewer than two classes take part, or a class lies in one fold as a whole.
     """
     own = np.arange(len(codes)) if groups is None else np.asarray(groups)
     of_class = np.array([len(np.unique(own[codes == k])) for k in range(codes.max() + 1)])
@@ -51,25 +50,31 @@ def held_out_scores(
     scores = np.empty((len(rows), len(names)))
     for train, test in splits:
         scores[test] = predict(rows[train], rows[test])
-    return names, scores, np.searchsorted(names, codes[rows])
+    return names, scores, np.searchsorted(names, codes[rows]), own[rows]
 
 
-def fit_temperature(scores: np.ndarray, codes: np.ndarray) -> float:
-    """Temperature of least cross-entropy (Guo et al. 2017), from 1 to 50; 1 where few labels do not call for more.
+def fit_temperature(
+    scores: np.ndarray, codes: np.ndarray, groups: np.ndarray | None = None, coolest: float = 1.0
+) -> float:
+    """Temperature of least cross-entropy (Guo et al. 2017), from `coolest` to 50; 1 where nothing calls for another.
 
-    It is kept where it lowers the mean cross-entropy of the rows by more than one standard error of that difference.
+    It is kept where it lowers the mean cross-entropy by more than one standard error of that difference over groups.
 
     Args:
         scores: float (n, K), held out.
         codes: int (n,).
+        groups: (n,), rows that share their errors; each row its own where None.
+        coolest: below 1 probabilities may be sharpened.
     """
 
     def losses(log_temperature: float) -> np.ndarray:
         return -log_softmax(scores / np.exp(log_temperature), axis=1)[np.arange(len(codes)), codes]
 
-    best = minimize_scalar(lambda at: losses(at).mean(), bounds=np.log(TEMPERATURES), method="bounded").x
+    best = minimize_scalar(lambda at: losses(at).mean(), bounds=np.log([coolest, HOTTEST]), method="bounded").x
     gains = losses(0.0) - losses(best)
-    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    own = np.arange(len(codes)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(own, gains - gains.mean())
+    error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(gains)
     return float(np.exp(best)) if gains.mean() > error else 1.0
 
 

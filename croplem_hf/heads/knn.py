@@ -27,6 +27,8 @@ class KNNHead(Head):
     """
 
     TENSORS = ("vectors_", "codes_", "votes_", "n_classes_")
+    COOLEST = 0.5
+    """Votes that are shared with every class are too modest, the more so the fewer labels there are."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ class LogisticHead(Head):
     """Standardisation, logistic regression, and one temperature fitted to held-out scores (see `Head`).
 
     Args:
-        C: inverse strength of the L2 penalty; its default was chosen among 1 to 0.003 (benchmarks/RESULTS.md).
+        C: inverse strength of the L2 penalty; its default was chosen among 1 to 0.01 (benchmarks/RESULTS.md).
         class_weight: None, "balanced" or a weight by class; weights other than None shift the probabilities.
         calibration: "temperature", "isotonic" or "none".
         cv: folds of the calibration, at most; fewer where a class has fewer labels.

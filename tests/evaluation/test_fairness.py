@@ -157,6 +157,38 @@ def test_the_mean_over_regions_has_an_interval_that_holds_it():
         assert found["high"] - found["low"] == pytest.approx(np.sqrt(np.sum(np.square(widths))) / 3, rel=0.3)
 
 
+def test_regions_are_resampled_apart():
+    """Four regions of the same rows: resampled alike, their mean would be as unsure as each of them."""
+    y, proba = predictions(0, 2, 300)
+    four, regions = np.tile(y, 4), np.repeat(list("abcd"), len(y))
+    rows, spreads = region_spread(four, np.tile(proba, (4, 1)), regions, n_bootstrap=400)
+    for metric in METRICS:
+        width = np.mean([row[metric]["high"] - row[metric]["low"] for row in rows])
+        assert spreads[metric]["high"] - spreads[metric]["low"] == pytest.approx(width / 2, rel=0.25)
+
+
+def test_a_region_of_one_class_takes_no_part_in_the_mean_of_auc():
+    y, proba = predictions(0, 2, 600)
+    regions = np.array(["a", "b", "c"])[np.arange(len(y)) % 3]
+    y = np.where(regions == "c", 1, y)
+    spreads = region_spread(y, proba, regions, n_bootstrap=100)[1]
+    assert (spreads["auc"]["regions"], spreads["balanced_accuracy"]["regions"]) == (2, 3)
+    assert all(found["low"] < found["mean"] < found["high"] for found in spreads.values())
+    both = regions != "c"
+    assert region_spread(y[both], proba[both], regions[both], n_bootstrap=100)[1]["auc"] == spreads["auc"]
+
+
+def test_weights_of_regions_are_as_if_rows_were_repeated():
+    y, proba = predictions(0, 3, 300)
+    times = np.random.default_rng(0).integers(1, 4, size=len(y))
+    regions, blocks = np.array(["a", "b"])[np.arange(len(y)) % 2], np.arange(len(y)) % 40
+    weighted = region_spread(y, proba, regions, blocks, weights=times, n_bootstrap=50)[1]
+    repeated = (part.repeat(times, axis=0) for part in (y, proba, regions, blocks))
+    for metric, found in region_spread(*repeated, n_bootstrap=50)[1].items():
+        for key in ("mean", "low", "high"):
+            assert weighted[metric][key] == pytest.approx(found[key])
+
+
 def test_the_interval_of_a_mean_covers_what_it_should():
     rng, held = np.random.default_rng(0), []
     truth = np.array([0.9, 0.8, 0.6])

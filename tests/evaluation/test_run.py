@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import re
 
 import numpy as np
 import pyarrow as pa
@@ -117,9 +116,27 @@ def test_the_headline_does_not_compare_rows_of_one_region_with_those_of_another(
     mean, whole = figures["transfer"]["spread"]["auc"], figures["transfer"]["overall"]["auc"]["value"]
     assert mean["mean"] > 0.9 > 0.7 > whole
     page = (tmp_path / "report.html").read_text()
-    box = rf"<b>{100 * mean['mean']:.1f} <small>.*</small></b>AUC in regions without labels, mean of 3 regions"
-    assert re.search(box, page)
-    assert f"AUC is {100 * figures['within']['overall']['auc']['value']:.1f} and {100 * whole:.1f}." in page
+    for part, words in (("transfer", "in regions without labels"), ("within", "where labels are")):
+        found = figures[part]["spread"]["auc"]
+        bounds = f"{100 * found['low']:.1f}-{100 * found['high']:.1f}"
+        shown = f"<b>{100 * found['mean']:.1f} <small>({bounds})</small></b>AUC {words}, mean of 3 regions"
+        assert shown in page
+        assert f"{100 * found['mean']:.1f} ({bounds})</td>" in page  # in the table too
+    here = figures["within"]["overall"]["auc"]["value"]
+    assert f"AUC is {100 * here:.1f} and {100 * whole:.1f}; the calibration errors are over all rows too." in page
+
+
+def test_a_headline_without_a_mean_says_so(tmp_path):
+    table, y = make_table(regions=2)
+    y[np.array(table.metadata["region"].to_pylist()) == "r1"] = "crop"
+    figures = evaluate(table, y, tmp_path / "two", **QUICK | {"seeds": 0})
+    assert figures["within"]["spread"]["auc"]["regions"] == 1
+    page = (tmp_path / "two/report.html").read_text()
+    assert "Fewer than two regions have 30 rows of several classes" in page and "mean of 1 regions" not in page
+    table, y = make_table(regions=1)
+    evaluate(table, y, tmp_path / "one", **QUICK | {"seeds": 0})
+    page = (tmp_path / "one/report.html").read_text()
+    assert "Fewer than two regions" not in page and "mean of 1 regions" not in page
 
 
 def test_labels_without_signal_are_told_as_chance(tmp_path):
@@ -160,7 +177,7 @@ def test_where_every_region_is_small_no_mean_is_told(report, tmp_path):
     table, y = make_table(regions=3, blocks=5, size=4)
     evaluate(table, y, tmp_path, **QUICK | {"seeds": 0})
     page = (tmp_path / "report.html").read_text()
-    assert "No region has 30 rows to test" in page and "majority class alone" not in page
+    assert "Fewer than two regions have 30 rows" in page and "majority class alone" not in page
     page = (report[1] / "report.html").read_text()
     assert "No region has" not in page and "majority class alone" in page
 
