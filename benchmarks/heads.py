@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/heads.py series.emb.parquet kinds calibration pools penalties sets
 
 Transfers: each region of the two cropland sources left out in turn, and temporary crop of `worldcereal_global_a` from
-the other WorldCereal tables. "pools" and "penalties" look at the pools of label_efficiency.py, of which digits and Africa
-chose the defaults of heads.
+the other WorldCereal tables. "pools" and "penalties" look at the pools of label_efficiency.py, of which digits and
+Africa chose the defaults of heads.
 """
 
 import argparse
