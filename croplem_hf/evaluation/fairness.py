@@ -191,13 +191,14 @@ def paired_gap(
     blocks: Sequence | None = None,
     *,
     classes: Sequence | None = None,
+    weights: np.ndarray | None = None,
     n_bootstrap: int = BOOTSTRAP,
     seed: int = 0,
 ) -> dict:
     """How much better one set of predictions ranks than another: mean over regions of the difference in AUC.
 
     Args:
-        y, proba, regions, blocks, classes: as in `region_scores`.
+        y, proba, regions, blocks, classes, weights: as in `region_scores`.
         other: float (n, K), the predictions to compare with, for the same rows.
         n_bootstrap, seed: of the interval, over blocks that both share.
 
@@ -206,6 +207,7 @@ def paired_gap(
     """
     codes, proba = _encode(y, proba, classes)
     _, other = _encode(y, other, classes)
+    own = _weights(weights, len(codes))
     regions, rng = np.asarray(regions), np.random.default_rng(seed)
     values, draws, few = [], [], False
     for region in np.unique(regions):
@@ -215,10 +217,10 @@ def paired_gap(
         block = np.arange(len(rows)) if blocks is None else np.unique(np.asarray(blocks)[rows], return_inverse=True)[1]
         few |= block.max() + 1 < MIN_BLOCKS
         # One line of equal weights, then the draws.
-        weights = [np.ones((1, block.max() + 1)), rng.dirichlet(np.ones(block.max() + 1), size=n_bootstrap)]
+        drawn = [np.ones((1, block.max() + 1)), rng.dirichlet(np.ones(block.max() + 1), size=n_bootstrap)]
         step = max(1, PIECE // len(rows))
-        weights = np.concatenate(weights)
-        parts = [weights[start : start + step][:, block] for start in range(0, len(weights), step)]
+        drawn = np.concatenate(drawn)
+        parts = [drawn[start : start + step][:, block] * own[rows] for start in range(0, len(drawn), step)]
         gaps = np.concatenate(
             [_auc(codes[rows], proba[rows], part) - _auc(codes[rows], other[rows], part) for part in parts]
         )
@@ -265,6 +267,7 @@ def worst_region(
     blocks: Sequence | None = None,
     *,
     classes: Sequence | None = None,
+    weights: np.ndarray | None = None,
     metric: str = "balanced_accuracy",
     n_draws: int = BOOTSTRAP,
     seed: int = 0,
@@ -275,7 +278,7 @@ def worst_region(
     many rows as the smallest one has, from blocks drawn with replacement, and the worst of each draw is kept.
 
     Args:
-        y, proba, regions, blocks, classes: as in `region_scores`.
+        y, proba, regions, blocks, classes, weights: as in `region_scores`.
         metric: one of `METRICS` except auc.
         n_draws: how often to draw.
         seed: of the draws.
@@ -284,7 +287,7 @@ def worst_region(
         `value` (mean over draws), `low`, `high`, `size` (rows of each region), `regions` (how many had `MIN_ROWS`).
     """
     codes, proba = _encode(y, proba, classes)
-    regions, width = np.asarray(regions), proba.shape[1]
+    regions, width, own = np.asarray(regions), proba.shape[1], _weights(weights, len(codes))
     found = proba.argmax(axis=1)
     rows_of = [np.flatnonzero(regions == region) for region in np.unique(regions)]
     rows_of = [rows for rows in rows_of if len(rows) >= MIN_ROWS]
@@ -299,24 +302,32 @@ def worst_region(
     worst = np.empty(n_draws)
     for draw in range(n_draws):
         values = []
-        for own in blocks_of:
-            drawn = [own[number] for number in rng.integers(len(own), size=size)]
+        for groups in blocks_of:
+            drawn = [groups[number] for number in rng.integers(len(groups), size=size)]
             enough = int(np.searchsorted(np.cumsum([len(rows) for rows in drawn]), size)) + 1
             rows = np.concatenate(drawn[:enough])[:size]
-            values.append(float(_from_counts(*_counts(codes[rows], found[rows], width))[metric]))
+            values.append(float(_from_counts(*_counts(codes[rows], found[rows], width, own[rows]))[metric]))
         worst[draw] = min(values)
     low, high = interval(worst)
     return {"value": float(worst.mean()), "low": low, "high": high, "size": size, "regions": len(rows_of)}
 
 
-def class_scores(y: Sequence, proba: np.ndarray, classes: Sequence | None = None) -> list[dict]:
-    """For each class: `class`, `n` (true rows), `predicted` (rows), `recall` and `precision` (NaN without rows)."""
+def class_scores(
+    y: Sequence, proba: np.ndarray, classes: Sequence | None = None, weights: np.ndarray | None = None
+) -> list[dict]:
+    """For each class: `class`, `n` (true rows), `predicted` (rows), `recall` and `precision` (NaN without rows).
+
+    Args:
+        y, proba, classes, weights: as in `score`; weights count in the two ratios.
+    """
     names = np.unique(np.asarray(y)) if classes is None else np.asarray(classes)
     codes, proba = _encode(y, proba, names)
-    right, true, predicted = _counts(codes, proba.argmax(axis=1), len(names))
+    found = proba.argmax(axis=1)
+    right, true, predicted = _counts(codes, found, len(names), weights)
+    _, rows, told = _counts(codes, found, len(names))
     return [
         {
-            "class": str(name), "n": int(true[k]), "predicted": int(predicted[k]),
+            "class": str(name), "n": int(rows[k]), "predicted": int(told[k]),
             "recall": float(_ratio(right, true)[k]), "precision": float(_ratio(right, predicted)[k]),
         }
         for k, name in enumerate(names)

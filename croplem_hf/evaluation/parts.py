@@ -89,8 +89,8 @@ def account(
         "regions": regions,
         "overall": score_intervals(y, p, blocks, **common),
         "spread": spreads,
-        "worst_region": worst_region(y, p, names, blocks, classes=classes, seed=seed),
-        "classes": class_scores(y, p, classes),
+        "worst_region": worst_region(y, p, names, blocks, classes=classes, weights=weights, seed=seed),
+        "classes": class_scores(y, p, classes, weights),
         "calibration": calibration(y, p, weights, classes=classes),
         "baselines": {},
         "others": {},
@@ -108,7 +108,7 @@ def account(
         figures["baselines"][name] = {metric: spread(table, metric).get("mean", math.nan) for metric in METRICS}
         figures["others"][name] = {
             "regions": table, "calibration": calibration(y, other, weights, classes=classes),
-            "gap": paired_gap(y, p, other, names, blocks, classes=classes, n_bootstrap=n_bootstrap, seed=seed),
+            "gap": paired_gap(y, p, other, names, blocks, **common),
         }  # fmt: skip
     return figures, proba
 

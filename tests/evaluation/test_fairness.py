@@ -18,6 +18,7 @@ from croplem_hf.evaluation import (
     spread,
     worst_region,
 )
+from croplem_hf.evaluation.fairness import paired_gap
 
 
 def predictions(seed, classes, count, ties=False):
@@ -187,6 +188,27 @@ def test_weights_of_regions_are_as_if_rows_were_repeated():
     for metric, found in region_spread(*repeated, n_bootstrap=50)[1].items():
         for key in ("mean", "low", "high"):
             assert weighted[metric][key] == pytest.approx(found[key])
+
+
+def test_weights_count_in_gaps_classes_and_the_worst_region():
+    y, proba = predictions(0, 2, 300)
+    _, other = predictions(1, 2, 300)
+    times = np.random.default_rng(0).integers(1, 4, size=len(y))
+    regions, blocks = np.array(["a", "b"])[np.arange(len(y)) % 2], np.arange(len(y)) % 40
+    parts = [part.repeat(times, axis=0) for part in (y, proba, other, regions, blocks)]
+    weighted = paired_gap(y, proba, other, regions, blocks, weights=times, n_bootstrap=50)
+    assert weighted == pytest.approx(paired_gap(*parts, n_bootstrap=50))
+    assert weighted["value"] != pytest.approx(paired_gap(y, proba, other, regions, blocks, n_bootstrap=50)["value"])
+    found, repeated = class_scores(y, proba, weights=times), class_scores(parts[0], parts[1])
+    for one, many in zip(found, repeated, strict=True):
+        assert {key: one[key] for key in ("recall", "precision")} == pytest.approx(
+            {key: many[key] for key in ("recall", "precision")}
+        )
+    assert [one["n"] for one in found] == np.bincount(y).tolist()
+    # Where only rows that are right have any weight to speak of, the worst region is right too.
+    heavy = np.where(proba.argmax(axis=1) == y, 1e6, 1.0)
+    assert worst_region(y, proba, regions, blocks, weights=heavy, n_draws=50)["value"] > 0.999
+    assert worst_region(y, proba, regions, blocks, n_draws=50)["value"] < 0.99
 
 
 def test_the_interval_of_a_mean_covers_what_it_should():
