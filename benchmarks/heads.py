@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from label_pools import pools
+from label_pools import LabelledPool, pools
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
@@ -135,30 +135,33 @@ def calibration(data: Data) -> None:
             )
 
 
+def random_labels(pool: LabelledPool):
+    """(labelled rows, tested rows): ten draws of each number of labels; a class without a label is not tested."""
+    for seed in range(10):
+        for _, pooled, test in pool.splits(seed):
+            for count in (c for c in (50, 100, 200, 400) if c <= 0.8 * len(pooled)):
+                drawn = np.random.default_rng(seed).permutation(pooled)[:count]
+                yield drawn, test[np.isin(pool.y[test], pool.y[drawn])]
+
+
 def by_pool(path: Path) -> None:
-    """Calibration before and after on every pool: random labels, ten draws of each number, tested on its other rows."""
+    """Calibration before and after on every pool, from `random_labels`."""
     rows = {}
     for name, make in pools(path).items():
-        pool, gains, found = make(), {}, {"none": [], "temperature": []}
-        for seed in range(10):
-            for _, pooled, test in pool.splits(seed):
-                for count in (c for c in (50, 100, 200, 400) if c <= 0.8 * len(pooled)):
-                    drawn = np.random.default_rng(seed).permutation(pooled)[:count]
-                    X, y, groups = (part[drawn] for part in (pool.X, pool.y, pool.blocks))
-                    for kind in found:
-                        head = LogisticHead(calibration=kind).fit(X, y, groups=groups)
-                        # A class without a label has probability 0 before and after.
-                        known = test[np.isin(pool.y[test], head.classes_)]
-                        proba = head.predict_proba(pool.X[known])
-                        found[kind].append(score_calibration(pool.y[known], proba, classes=head.classes_))
-                        gains.setdefault((kind, count), []).append(found[kind][-1]["log_loss"])
+        pool, losses, found = make(), {}, {"none": [], "temperature": []}
+        for drawn, test in random_labels(pool):
+            for kind in found:
+                head = LogisticHead(calibration=kind).fit(pool.X[drawn], pool.y[drawn], groups=pool.blocks[drawn])
+                one = score_calibration(pool.y[test], head.predict_proba(pool.X[test]), classes=head.classes_)
+                found[kind].append(one)
+                losses.setdefault((kind, len(drawn)), []).append(one["log_loss"])
         means = [
             scale * np.mean([one[key] for one in found[kind]])
             for key, scale in (("ece", 100), ("brier", 1000), ("log_loss", 1000))
             for kind in found
         ]
-        counts = sorted({count for _, count in gains})
-        worse = sum(np.mean(gains["temperature", c]) > np.mean(gains["none", c]) for c in counts)
+        counts = sorted({count for _, count in losses})
+        worse = sum(np.mean(losses["temperature", c]) > np.mean(losses["none", c]) for c in counts)
         rows[name] = [*means, 100 * worse / len(counts)]
         print(name, *(f"{value:.1f}" for value in rows[name]), file=sys.stderr)
     columns = [f"{what}, {when}" for what in ("ECE", "Brier x 1000", "log loss x 1000") for when in ("none", "temp.")]
@@ -166,19 +169,15 @@ def by_pool(path: Path) -> None:
 
 
 def penalties(path: Path) -> None:
-    """AUC and macro-F1 of the logistic head by the strength of its penalty, on the pools and draws of `by_pool`."""
+    """AUC and macro-F1 of the logistic head by the strength of its penalty on every pool, from `random_labels`."""
     strengths, rows = (1.0, 0.3, 0.1, 0.03, 0.01), {}
     for name, make in pools(path).items():
         pool, found = make(), {C: [] for C in strengths}
-        for seed in range(10):
-            for _, pooled, test in pool.splits(seed):
-                for count in (c for c in (50, 100, 200, 400) if c <= 0.8 * len(pooled)):
-                    drawn = np.random.default_rng(seed).permutation(pooled)[:count]
-                    for C in strengths:
-                        head = LogisticHead(C=C, calibration="none").fit(pool.X[drawn], pool.y[drawn])
-                        known = test[np.isin(pool.y[test], head.classes_)]
-                        one = score(pool.y[known], head.predict_proba(pool.X[known]), head.classes_)
-                        found[C].append((100 * one["auc"], 100 * one["macro_f1"]))
+        for drawn, test in random_labels(pool):
+            for C in strengths:
+                head = LogisticHead(C=C, calibration="none").fit(pool.X[drawn], pool.y[drawn])
+                one = score(pool.y[test], head.predict_proba(pool.X[test]), head.classes_)
+                found[C].append((100 * one["auc"], 100 * one["macro_f1"]))
         rows[name] = [value for C in strengths for value in np.mean(found[C], axis=0)]
         print(name, *(f"{value:.1f}" for value in rows[name]), file=sys.stderr)
     columns = [f"C = {C:g}, {what}" for C in strengths for what in ("AUC", "macro-F1")]

@@ -42,10 +42,9 @@ class CoverageBandit(Strategy):
     equal in number over regions. Some 2,000 landmarks stand for the pool, each with weight e x v; lazy greedy choice of
     the candidates that cover most of what labels and the random rows leave, under a Gaussian kernel, whose width is 0.7
     x the median distance from a landmark to its nearest label (without labels: to as many random rows as are asked
-    for). theta is a ridge regression of the
-    observed errors 1 - p_before(y) on z, with the margin as its prior. The reward of a row is its error x its new
-    coverage; as the coverage is known when a row is chosen and the noise grows with it, regressing the error itself is
-    the weighted least-squares estimate.
+    for). theta is a ridge regression of the observed errors 1 - p_before(y) on z, with the margin as its prior. The
+    reward of a row is its error x its new coverage; as the coverage is known when a row is chosen and the noise grows
+    with it, regressing the error itself is the weighted least-squares estimate.
 
     Distances are Euclidean between embeddings from which the mean of the pool is taken and which are then brought to
     length one (raw cosines of such embeddings are all near one). The head sees the embeddings as they are.

@@ -134,7 +134,8 @@ def region_scores(
         regions: (n,) names.
         blocks, classes, weights, n_bootstrap, seed: as there.
     """
-    return _by_region(y, proba, regions, blocks, classes, weights, n_bootstrap, seed)[0]
+    common = {"classes": classes, "weights": weights, "n_bootstrap": n_bootstrap, "seed": seed}
+    return region_spread(y, proba, regions, blocks, **common)[0]
 
 
 def region_spread(
@@ -157,30 +158,22 @@ def region_spread(
         The rows, and by metric what `spread` gives with `low` and `high` of `mean`: blocks are resampled within each
         region, the regions being those that there are. NaN where a region that counts has too few blocks.
     """
-    rows, draws = _by_region(y, proba, regions, blocks, classes, weights, n_bootstrap, seed)
+    codes, proba = _encode(y, proba, classes)
+    regions, rows, draws = np.asarray(regions), [], []
+    for number, region in enumerate(np.unique(regions)):
+        own = np.flatnonzero(regions == region)
+        line, drawn = _intervals(
+            codes[own], proba[own], None if blocks is None else np.asarray(blocks)[own],
+            None if weights is None else weights[own], n_bootstrap, [seed, number],
+        )  # fmt: skip
+        rows.append({"region": str(region)} | line)
+        draws.append(drawn)
     spreads = {}
     for metric in METRICS:
         own = [drawn[metric] for row, drawn in zip(rows, draws, strict=True) if _judged(row, metric)]
         few = len({len(drawn) for drawn in own}) != 1
         spreads[metric] = spread(rows, metric) | _bounds(np.array([np.nan]) if few else np.mean(own, axis=0))
     return rows, spreads
-
-
-def _by_region(
-    y: Sequence, proba: np.ndarray, regions: Sequence[str], blocks: Sequence | None, classes: Sequence | None,
-    weights: np.ndarray | None, n_bootstrap: int, seed: int,
-) -> tuple[list[dict], list[dict[str, np.ndarray]]]:  # fmt: skip
-    codes, proba = _encode(y, proba, classes)
-    regions, found, draws = np.asarray(regions), [], []
-    for number, region in enumerate(np.unique(regions)):
-        rows = np.flatnonzero(regions == region)
-        line, drawn = _intervals(
-            codes[rows], proba[rows], None if blocks is None else np.asarray(blocks)[rows],
-            None if weights is None else weights[rows], n_bootstrap, [seed, number],
-        )  # fmt: skip
-        found.append({"region": str(region)} | line)
-        draws.append(drawn)
-    return found, draws
 
 
 def paired_gap(
